@@ -1,0 +1,52 @@
+"""What is already known of a file, as long as the file has not changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from stratascope.storage.manifests import write_atomically
+from stratascope.storage.store import Store
+
+
+def file_state(path: Path) -> list[list[Any]]:
+    """Name, size, mtime and ctime in nanoseconds and inode of `path`, or of each file in that folder.
+
+    The ctime is what catches a file that was replaced and had its mtime restored.
+    """
+    files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
+    state = []
+    for item in files:
+        facts = item.stat()
+        state.append(
+            [str(item.absolute()), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
+        )
+    return state
+
+
+class FileMemory:
+    """Facts about files, one JSON file each below `manifests/_files/`."""
+
+    def __init__(self, store: Store) -> None:
+        self._folder = store.path / "manifests" / "_files"
+
+    def recall(self, path: Path, identity: str) -> dict[str, Any] | None:
+        """The facts remembered of `path` under `identity`; None where it changed or is unknown."""
+        try:
+            content = json.loads(self._place(path, identity).read_bytes())
+            return content["facts"] if content["state"] == file_state(path) else None
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def remember(
+        self, path: Path, identity: str, facts: dict[str, Any], state: list[list[Any]] | None = None
+    ) -> None:
+        """Remember `facts` of `path`; `state` is its `file_state` from before it was read."""
+        content = {"state": state if state is not None else file_state(path), "facts": facts}
+        write_atomically(self._place(path, identity), json.dumps(content, sort_keys=True).encode())
+
+    def _place(self, path: Path, identity: str) -> Path:
+        name = hashlib.sha256(f"{path.absolute()}\n{identity}".encode()).hexdigest()[:40]
+        return self._folder / f"{name}.json"

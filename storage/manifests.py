@@ -1,0 +1,82 @@
+"""Manifests: one JSON file for each unit, written last; the only mark of completion."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stratascope.storage.units import Unit
+
+MANIFEST_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a committed unit is made of.
+
+    `files` maps paths below the store to ``{"bytes", "xxh3"}``; `summary` is what planning needs to know;
+    `recorded` holds what differs from run to run (time, host, seconds) and is no part of any result.
+    """
+
+    unit: Unit
+    identity: str
+    identity_parts: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+    summary: dict[str, Any] = field(default_factory=dict)
+    recorded: dict[str, Any] = field(default_factory=dict)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path` by temporary name, fsync and rename: whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Bring the entries of the directory `path` to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def manifest_path(root: Path, unit: Unit) -> Path:
+    """Where the manifest of `unit` lies in the store at `root`."""
+    return root / "manifests" / f"{unit.relative_path}.json"
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    """Write `manifest` durably; from then on its unit exists."""
+    content = {"schema": MANIFEST_SCHEMA, **asdict(manifest)}
+    data = json.dumps(content, sort_keys=True, indent=1).encode()
+    write_atomically(manifest_path(root, manifest.unit), data)
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """The manifest in the file `path`; None where there is none or it is damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+        return Manifest(
+            unit=Unit(**content["unit"]),
+            identity=content["identity"],
+            identity_parts=content["identity_parts"],
+            files=content["files"],
+            summary=content["summary"],
+            recorded=content["recorded"],
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,145 @@
+"""A unit in the making: private until its commit, gone if it fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from stratascope.errors import StoreError
+from stratascope.storage.archive import ArrayWriter, create_array, ensure_group
+from stratascope.storage.digests import file_checksum
+from stratascope.storage.ledger import Row, write_rows
+from stratascope.storage.manifests import Manifest, manifest_path, sync_directory, write_manifest
+from stratascope.storage.units import Unit
+
+
+class StagedUnit:
+    """Everything that one worker writes for one unit, in a tree that only it knows."""
+
+    def __init__(self, root: Path, unit: Unit, identity: str, identity_parts: dict[str, Any]) -> None:
+        self.unit = unit
+        self.identity = identity
+        self.identity_parts = identity_parts
+        self.summary: dict[str, Any] = {}
+        self.recorded: dict[str, Any] = {}
+        self._root = root
+        self.path = root / ".staging" / f"{os.getpid()}-{os.urandom(6).hex()}"
+        self._archive = self.path / "archive.zarr"
+        self._writers: dict[str, ArrayWriter] = {}
+        self._rows: list[Row] | None = None
+        self._archive.mkdir(parents=True)
+        for group in unit.array_roots:
+            ensure_group(self._archive / group)
+
+    def create_array(
+        self,
+        path: str,
+        *,
+        dims: Sequence[str],
+        shape: Sequence[int],
+        dtype: Any,
+        attributes: Mapping[str, Any] | None = None,
+        codec: str = "zstd",
+    ) -> ArrayWriter:
+        """A writer for the array `path`, below the unit's own group (for `capture`: below the step's)."""
+        place = self._base() / path
+        if ".." in place.parts or not any(place.is_relative_to(top) for top in self.unit.array_roots):
+            raise StoreError(f"{self.unit} may not write {path!r}: it owns {self.unit.array_roots}.")
+        target = self._archive / place
+        for parent in reversed(place.parents[:-1]):
+            ensure_group(self._archive / parent)
+        writer = create_array(target, dims=dims, shape=shape, dtype=dtype, attributes=attributes, codec=codec)
+        self._writers[path] = writer
+        return writer
+
+    def write_array(self, path: str, named_array: Any, codec: str = "zstd") -> None:
+        """Write a whole array at once; `named_array` has `dims`, `values` and `attributes`."""
+        values = named_array.values
+        writer = self.create_array(
+            path,
+            dims=named_array.dims,
+            shape=values.shape,
+            dtype=values.dtype,
+            attributes=named_array.attributes,
+            codec=codec,
+        )
+        if values.ndim:
+            writer.append(values)
+        else:
+            writer._array[()] = values
+
+    def write_rows(self, rows: Sequence[Row]) -> None:
+        """Set the unit's rows of the ledger; run, step and analysis are filled in."""
+        unit = self.unit
+        self._rows = [
+            replace(
+                row,
+                run=row.run or unit.run,
+                step=unit.step if unit.scope == "checkpoint" else row.step,
+                analysis=unit.analysis,
+            )
+            for row in rows
+        ]
+
+    def commit(self) -> Manifest:
+        """Make the unit exist: data to the disk, digests, old out, new in, manifest last."""
+        for path, writer in self._writers.items():
+            writer.close()
+            if writer._array.ndim and not writer.is_complete:
+                raise StoreError(f"{self.unit}: array {path!r} is incomplete, {writer.rows} rows written.")
+        ledger = self.path / "rows.parquet"
+        if self._rows is not None:
+            write_rows(ledger, self._rows)
+        files = self._digest(ledger)
+        manifest_path(self._root, self.unit).unlink(missing_ok=True)
+        for top in self.unit.array_roots:
+            self._swap(top)
+        if self._rows is not None:
+            target = self._root / "ledger" / f"{self.unit.relative_path}.parquet"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(ledger, target)
+            sync_directory(target.parent)
+        manifest = Manifest(
+            self.unit, self.identity, self.identity_parts, files, dict(self.summary), dict(self.recorded)
+        )
+        write_manifest(self._root, manifest)
+        return manifest
+
+    def discard(self) -> None:
+        """Remove the staging tree."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _base(self) -> PurePosixPath:
+        roots = self.unit.array_roots
+        if not roots:
+            raise StoreError(f"{self.unit} owns no arrays.")
+        return roots[0].parent if self.unit.analysis == "capture" else roots[0]
+
+    def _digest(self, ledger: Path) -> dict[str, dict[str, Any]]:
+        files = {}
+        for path in sorted(self._archive.rglob("*")):
+            inside = PurePosixPath(path.relative_to(self._archive).as_posix())
+            if path.is_file() and any(inside.is_relative_to(top) for top in self.unit.array_roots):
+                files[f"archive.zarr/{inside}"] = self._sealed(path)
+        if ledger.exists():
+            files[f"ledger/{self.unit.relative_path}.parquet"] = self._sealed(ledger)
+        return files
+
+    @staticmethod
+    def _sealed(path: Path) -> dict[str, Any]:
+        with open(path, "rb") as stream:
+            os.fsync(stream.fileno())
+        return {"bytes": path.stat().st_size, "xxh3": file_checksum(path)}
+
+    def _swap(self, top: PurePosixPath) -> None:
+        target = self._root / "archive.zarr" / top
+        for parent in reversed(top.parents[:-1]):
+            ensure_group(self._root / "archive.zarr" / parent)
+        if target.exists():
+            os.replace(target, self.path / f"superseded-{os.urandom(4).hex()}")
+        os.replace(self._archive / top, target)
+        sync_directory(target.parent)
