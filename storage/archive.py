@@ -101,9 +101,7 @@ def create_array(
     shards = None
     if shape and math.ceil(shape[0] / rows) > CHUNKS_WITHOUT_SHARDS:
         shards = (rows * 16, *chunks[1:])
-    compressor = (
-        zarr.codecs.ZstdCodec(level=1, checksum=True) if codec == "zstd" else zarr.codecs.Crc32cCodec()
-    )
+    compressor = zarr.codecs.ZstdCodec(level=1, checksum=True) if codec == "zstd" else zarr.codecs.Crc32cCodec()
     array = zarr.create_array(
         store=str(path),
         shape=shape,

@@ -20,9 +20,7 @@ def file_state(path: Path) -> list[list[Any]]:
     state = []
     for item in files:
         facts = item.stat()
-        state.append(
-            [str(item.absolute()), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
-        )
+        state.append([str(item.absolute()), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino])
     return state
 
 

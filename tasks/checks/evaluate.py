@@ -58,9 +58,7 @@ def evaluate(rows: pd.DataFrame, checks: Sequence[CheckSpec] | None) -> list[Out
         if selected.empty and not from_suite:
             reason = f"no finding called {check.metric!r} matches this check: look at `stratascope metrics`"
             outcomes.append(
-                Outcome(
-                    check.name or "", check.metric or "", "", "", -1, "error", math.nan, _bound(check), reason
-                )
+                Outcome(check.name or "", check.metric or "", "", "", -1, "error", math.nan, _bound(check), reason)
             )
         for _, series in selected.groupby(["run", "probe", "layer", "part"], sort=True):
             outcomes.extend(_judge_series(series.sort_values("step"), check))
@@ -93,9 +91,7 @@ def _judge_series(series: pd.DataFrame, check: CheckSpec) -> list[Outcome]:
     first: float | None = None
     previous: float | None = None
     for row in series.itertuples():
-        level, reason = _judge(
-            row, check, first if check.change and check.change.against == "first" else previous
-        )
+        level, reason = _judge(row, check, first if check.change and check.change.against == "first" else previous)
         in_a_row = in_a_row + 1 if level == check.severity else 0
         if level == check.severity and in_a_row < check.after:
             level, reason = "pass", f"{reason}; {in_a_row} of {check.after} in a row"
