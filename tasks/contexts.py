@@ -1,0 +1,173 @@
+"""What an analysis is given: to compute, and to draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stratascope.errors import DoesNotApply
+from stratascope.storage.archive import join_path
+from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
+from stratascope.storage.names import decode_path_part, step_directory
+from stratascope.storage.probes import Probe, read_probe
+from stratascope.storage.store import Store
+from stratascope.storage.units import Unit
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is the same for all checkpoints of a run, and for all analyses."""
+
+    store_path: str
+    run: str
+    probes: tuple[str, ...]
+    source: RunSource
+    folder: str
+    task: str = "classification"
+    loss: str = "cross_entropy"
+
+    def probes_of(self, store: Store) -> dict[str, Probe]:
+        return {name: read_probe(store, name) for name in self.probes}
+
+
+@dataclass
+class CheckpointContext:
+    """One checkpoint of a run."""
+
+    store: Store
+    subject: Subject
+    step: int
+    facts: dict[str, Any] = field(default_factory=dict)
+    file: CheckpointFile | None = None
+
+    @property
+    def run(self) -> str:
+        return self.subject.run
+
+    @cached_property
+    def probes(self) -> dict[str, Probe]:
+        return self.subject.probes_of(self.store)
+
+    @cached_property
+    def captured(self) -> dict[str, Any]:
+        """The summary that the capture left, by probe."""
+        manifest = self.store.manifest(Unit("checkpoint", self.run, self.step, "capture"))
+        return manifest.summary if manifest is not None else {}
+
+    def layers(self, probe: str) -> list[str]:
+        """Captured layers in the order of execution."""
+        return list(self.captured.get(probe, {}).get("layers", ()))
+
+    def layer_facts(self, probe: str, layer: str) -> dict[str, Any]:
+        return self.captured[probe]["facts"][layer]
+
+    def resolve(self, probe: str, alias: str) -> str:
+        """The layer that `alias` stands for. Raises DoesNotApply where this network has none."""
+        found = self.captured.get(probe, {}).get("aliases", {}).get(alias)
+        if found is None:
+            raise DoesNotApply(f"this network has no layer for {alias!r}.")
+        return found
+
+    def activations(self, probe: str, layer: str, reduction: str = "pooled") -> np.ndarray:
+        """The stored activations (sample, …)."""
+        return self.store.array(self._place("activations", probe, layer, reduction))
+
+    def outputs(self, probe: str) -> np.ndarray:
+        """The network's outputs (sample, class) or (sample, …)."""
+        return self.activations(probe, "@output", "full")
+
+    def statistics(self, probe: str, layer: str) -> dict[str, np.ndarray]:
+        """Streamed statistics of a layer by name; empty where none were kept."""
+        place = self._place("statistics", probe, layer)
+        return {path.rsplit("/", 1)[1]: self.store.array(path) for path in self.store.list_arrays(place)}
+
+    def network(self) -> nn.Module:
+        """A private copy of the network with this checkpoint's weights."""
+        from stratascope.tasks.intake.facts import load_network
+
+        assert self.file is not None
+        return load_network(self.file, self.subject.source, Path(self.subject.folder))
+
+    def _place(self, kind: str, *parts: str) -> str:
+        return join_path("runs", self.run, step_directory(self.step), kind, *parts)
+
+
+@dataclass
+class SeriesContext:
+    """All audited checkpoints of a run, in order."""
+
+    store: Store
+    subject: Subject
+    steps: tuple[int, ...]
+    facts: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def run(self) -> str:
+        return self.subject.run
+
+    @cached_property
+    def probes(self) -> dict[str, Probe]:
+        return self.subject.probes_of(self.store)
+
+    def at(self, step: int) -> CheckpointContext:
+        return CheckpointContext(self.store, self.subject, step, self.facts.get(step, {}))
+
+
+@dataclass
+class View:
+    """What `draw` is given: findings read back from the disk."""
+
+    store: Store
+    run: str
+    analysis: str
+    scope: str
+    steps: tuple[int, ...]
+    rows: pd.DataFrame
+
+    @cached_property
+    def probes(self) -> dict[str, Probe]:
+        names = sorted({unit.analysis for unit in self.store.manifests() if unit.scope == "probe"})
+        return {name: read_probe(self.store, name) for name in names}
+
+    def arrays(self, step: int | None = None) -> dict[str, np.ndarray]:
+        """This analysis's arrays by path below it; names with escapes are decoded."""
+        root = (
+            join_path("series", self.run, self.analysis)
+            if step is None
+            else join_path("runs", self.run, step_directory(step), self.analysis)
+        )
+        return {
+            "/".join(decode_path_part(part) for part in path[len(root) + 1 :].split("/")): self.store.array(path)
+            for path in self.store.list_arrays(root)
+        }
+
+    def statistics(self, step: int, probe: str, layer: str) -> dict[str, np.ndarray]:
+        """Streamed statistics of `layer` at `step`."""
+        place = join_path("runs", self.run, step_directory(step), "statistics", probe, layer)
+        return {path.rsplit("/", 1)[1]: self.store.array(path) for path in self.store.list_arrays(place)}
+
+    def metric(self, name: str, **where: str) -> pd.DataFrame:
+        """The rows of one metric that are sound, by step; `where` narrows by column."""
+        chosen = self.rows[(self.rows["metric"] == name) & (self.rows["status"] == "ok")]
+        for column, value in where.items():
+            chosen = chosen[chosen[column] == value]
+        return chosen.sort_values("step")
+
+    def layers(self, name: str) -> list[str]:
+        """Layers with a finding called `name`, in the order of execution where that is known."""
+        present = list(dict.fromkeys(self.rows.loc[self.rows["metric"] == name, "layer"]))
+        order: list[str] = []
+        if self.steps:
+            manifest = self.store.manifest(Unit("checkpoint", self.run, self.steps[-1], "capture"))
+            for summary in (manifest.summary if manifest else {}).values():
+                order += list(summary.get("layers", ()))
+        places = {layer: number for number, layer in enumerate(order)}
+        return sorted(present, key=lambda layer: (places.get(layer, len(places)), layer))
