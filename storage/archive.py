@@ -88,6 +88,7 @@ def create_array(
     Raises StoreError for an unknown codec or where dims and shape differ in length.
     """
     import zarr
+    from zarr.codecs import Crc32cCodec, ZstdCodec
 
     if codec not in CODECS:
         raise StoreError(f"codec {codec!r} is unknown; use one of {', '.join(CODECS)}.")
@@ -101,7 +102,7 @@ def create_array(
     shards = None
     if shape and math.ceil(shape[0] / rows) > CHUNKS_WITHOUT_SHARDS:
         shards = (rows * 16, *chunks[1:])
-    compressor = zarr.codecs.ZstdCodec(level=1, checksum=True) if codec == "zstd" else zarr.codecs.Crc32cCodec()
+    compressor = ZstdCodec(level=1, checksum=True) if codec == "zstd" else Crc32cCodec()
     array = zarr.create_array(
         store=str(path),
         shape=shape,

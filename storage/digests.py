@@ -30,7 +30,7 @@ def array_digest(array: np.ndarray) -> str:
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
-    digest.update(array.reshape(-1).view(np.uint8) if array.size else b"")
+    digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -153,7 +153,7 @@ def _normalized(name: str, raw: np.ndarray, data: Dataset, spec: ProbeSpec) -> n
     if len(mean) != raw.shape[1] or len(std) != raw.shape[1]:
         raise ProbeError(f"probe {name!r} has {raw.shape[1]} channels, `normalize` gives {len(mean)} means.")
     shape = (1, -1, 1, 1)
-    return (scaled - np.float32(mean).reshape(shape)) / np.float32(std).reshape(shape)
+    return (scaled - np.asarray(mean, np.float32).reshape(shape)) / np.asarray(std, np.float32).reshape(shape)
 
 
 def _pictures(raw: np.ndarray, data: Dataset) -> np.ndarray | None:

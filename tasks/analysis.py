@@ -95,6 +95,8 @@ class Figure:
     """A Plotly figure as JSON-like data; its own frames are named by step where it slides over steps."""
     table: Mapping[str, list[Any]] = field(default_factory=dict)
     """The raw numbers behind the figure, by column; offered for download."""
+    headline: bool = False
+    """Whether it stands on the overview and on the run's page too."""
 
 
 @dataclass(frozen=True)

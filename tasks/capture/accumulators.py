@@ -31,6 +31,8 @@ class LayerStatistics:
         self.early: list[Tensor] = []
         self.early_samples = 0
         self.picked: Tensor | None = None
+        self.smallest: Tensor
+        self.largest: Tensor
 
     @torch.inference_mode()
     def add(self, values: Tensor) -> None:

@@ -159,9 +159,10 @@ def rectified_layers(
     hit: set[str] = set()
     originals = {name: getattr(functional, name) for name in ("relu", "relu_")}
 
-    def note(inputs: Any) -> None:
+    def note(inputs: Any) -> Any:
         if isinstance(inputs, Tensor):
             hit.update(owner.get(id(inputs), set()))
+        return inputs
 
     def hook(module: nn.Module, inputs: Any, output: Any, name: str) -> None:
         if not isinstance(output, Tensor):
@@ -187,8 +188,8 @@ def rectified_layers(
     torch_relu, method_relu = torch.relu, Tensor.relu
     try:
         functional.relu, functional.relu_ = watched("relu"), watched("relu_")
-        torch.relu = lambda inputs: (note(inputs), torch_relu(inputs))[1]  # type: ignore[assignment]
-        Tensor.relu = lambda inputs: (note(inputs), method_relu(inputs))[1]  # type: ignore[method-assign,assignment]
+        torch.relu = lambda inputs: torch_relu(note(inputs))  # type: ignore[assignment]
+        Tensor.relu = lambda inputs: method_relu(note(inputs))  # type: ignore[method-assign,assignment]
         with torch.inference_mode():
             call_network(network, example, spec)
     finally:

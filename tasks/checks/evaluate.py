@@ -58,7 +58,7 @@ def evaluate(rows: pd.DataFrame, checks: Sequence[CheckSpec] | None) -> list[Out
         if selected.empty and not from_suite:
             reason = f"no finding called {check.metric!r} matches this check: look at `stratascope metrics`"
             outcomes.append(
-                Outcome(check.name or "", check.metric or "", "", "", -1, "error", math.nan, _bound(check), reason)
+                Outcome(check.name or "", check.metric or "", "", "", -1, "error", math.nan, bound(check), reason)
             )
         for _, series in selected.groupby(["run", "probe", "layer", "part"], sort=True):
             outcomes.extend(_judge_series(series.sort_values("step"), check))
@@ -98,7 +98,7 @@ def _judge_series(series: pd.DataFrame, check: CheckSpec) -> list[Outcome]:
         outcomes.append(
             Outcome(
                 check.name or "", check.metric or "", row.run, row.layer, int(row.step), level,
-                float(row.value), _bound(check), reason, row.probe, row.part,
+                float(row.value), bound(check), reason, row.probe, row.part,
             )
         )  # fmt: skip
         if math.isfinite(row.value):
@@ -129,7 +129,8 @@ def _judge(row: pd.Series, check: CheckSpec, earlier: float | None) -> tuple[Lev
     return (check.severity, "; ".join(broken)) if broken else ("pass", "")
 
 
-def _bound(check: CheckSpec) -> str:
+def bound(check: CheckSpec) -> str:
+    """What `check` wants, in words and signs."""
     parts = []
     if check.min is not None:
         parts.append(f">= {check.min:g}")

@@ -25,7 +25,7 @@ def tensor_digest(tensor: Tensor) -> str:
     """SHA-256 (hex) over dtype, shape and bytes."""
     plain = tensor.detach().cpu().contiguous()
     digest = hashlib.sha256(f"{plain.dtype}{tuple(plain.shape)}".encode())
-    digest.update(plain.reshape(-1).view(torch.uint8).numpy() if plain.numel() else b"")
+    digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -164,7 +164,7 @@ class _MetadataOnly(pickle.Unpickler):
 
 
 def _distributed(path: Path) -> LoadedWeights:
-    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
     from torch.distributed.checkpoint.state_dict_loader import load
 

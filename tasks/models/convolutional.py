@@ -101,7 +101,8 @@ class CifarResNet(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """(sample, channel, y, x) → (sample, outputs)."""
         hidden = self.relu1(self.norm1(self.conv1(inputs)))
-        hidden = self.layer3(self.layer2(self.layer1(hidden)))
+        for stage in ("layer1", "layer2", "layer3"):
+            hidden = self.get_submodule(stage)(hidden)
         return self.fc(torch.flatten(self.average(hidden), 1))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ def to_svg(figure: Any) -> str:
     """`figure` as SVG to stand inside a page: text stays text, ink follows the theme, equal figures give equal bytes."""
     import matplotlib
 
-    settings = {"svg.hashsalt": "stratascope", "svg.fonttype": "none", "font.family": "sans-serif"}
+    settings: Any = {"svg.hashsalt": "stratascope", "svg.fonttype": "none", "font.family": "sans-serif"}
     with matplotlib.rc_context(settings):
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -61,8 +61,7 @@ def to_svg(figure: Any) -> str:
     text = text.replace("#000000", "currentColor")
     text = re.sub(r'(<text [^>]*style=")', r"\1fill: currentColor; ", text)
     text = re.sub(r'font: [^;"]*px [^;"]*', lambda match: re.sub(r"px .*", "px inherit", match.group()), text)
-    text = re.sub(r'<svg ([^>]*?)width="[\d.]+pt" height="[\d.]+pt"', r'<svg \1role="img"', text, count=1)
-    return text
+    return re.sub(r'<svg ([^>]*?)width="[\d.]+pt" height="[\d.]+pt"', r'<svg \1role="img"', text, count=1)
 
 
 def step_axis(axes: Any, steps: Sequence[int]) -> None:
@@ -75,7 +74,7 @@ def step_axis(axes: Any, steps: Sequence[int]) -> None:
 
 
 def lines(
-    series: dict[str, tuple[Sequence[int], Sequence[float]]],
+    series: Mapping[str, tuple[Sequence[int], Sequence[float]]],
     label: str,
     *,
     logarithmic: bool = False,

@@ -78,7 +78,13 @@ def _embed_layer(
                 {"layer": layer, "method": method},
             )
             for number, step in enumerate(kept):
-                shared = {"layer": layer, "probe": probe, "step": step, "part": f"map={name}", "n": len(chosen)}
+                shared: dict[str, Any] = {
+                    "layer": layer,
+                    "probe": probe,
+                    "step": step,
+                    "part": f"map={name}",
+                    "n": len(chosen),
+                }
                 findings.rows.append(Row(key, float(numbers[number]), **shared))
                 findings.rows += _quality(features[number], maps[number], targets, shared)
 

@@ -156,7 +156,7 @@ def _quality(view: View) -> Figure | None:
 
 _TITLES = {"pca_2d": "PCA, flat", "pca_3d": "PCA, solid", "tsne_2d": "t-SNE, flat", "tsne_3d": "t-SNE, solid"}
 
-_WORDS = {
+_WORDS: dict[str, dict[str, Any]] = {
     "pca_2d": {
         "shows": "The samples on the two directions in which this layer's features vary most, coloured by class, step by step.",
         "reading": "Distances along the axes are true ones. Classes that lie apart here can be told apart by a straight line.",

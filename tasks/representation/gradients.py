@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from pydantic import Field
 
@@ -48,7 +50,7 @@ def compute(context: CheckpointContext, options: GradientsOptions) -> Findings:
             layer, _, tensor = full.rpartition(".")
             norm, size = float(parameter.grad.double().norm()), float(parameter.detach().double().norm())
             total += norm**2
-            shared = {"layer": layer, "probe": name, "part": f"tensor={tensor}", "n": count}
+            shared: dict[str, Any] = {"layer": layer, "probe": name, "part": f"tensor={tensor}", "n": count}
             if not np.isfinite(norm):
                 findings.rows.append(Row("gradient_norm", status="failed", reason="the gradient is not finite", **shared))  # fmt: skip
                 continue
@@ -87,7 +89,7 @@ def draw(view: View, options: GradientsOptions) -> list[Figure]:
         spread = float(np.nanmax(grid[:, 0]) - np.nanmin(grid[:, 0]))
         words = _WORDS["ratio"]
         figures.append(
-            Figure(key="gradient-ratio", title="Gradient relative to weight, by layer", svg=heatmap(grid, layers, [str(s) for s in steps], "log10 of the ratio", "layer", "training step"), run=view.run,
+            Figure(key="gradient-ratio", title="Gradient relative to weight, by layer", svg=heatmap(grid, layers, [str(s) for s in steps], "log10 of the ratio", "layer", "training step"), run=view.run, headline=True,
                    caution=words["caution"].format(spread=spread, step=steps[0]),
                    table={name: rows[name].tolist() for name in ("step", "layer", "value")},
                    **{name: words[name] for name in ("shows", "reading", "audience", "practitioner", "researcher")})
@@ -95,7 +97,7 @@ def draw(view: View, options: GradientsOptions) -> list[Figure]:
     return figures
 
 
-_WORDS = {
+_WORDS: dict[str, dict[str, Any]] = {
     "norm": {
         "shows": "The norm of the gradient of the mean probe loss with respect to all weights together.",
         "reading": "It falls as the network settles on what the probe asks. Peaks mark steep places of the loss.",

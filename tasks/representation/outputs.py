@@ -63,7 +63,7 @@ def compute(context: CheckpointContext, options: OutputsOptions) -> Findings:
 
 def _regression(findings: Findings, probe: str, scores: np.ndarray, targets: np.ndarray) -> None:
     error = scores.reshape(targets.shape).astype(np.float64) - targets
-    shared = {"probe": probe, "n": len(targets), "unit": "squared target unit"}
+    shared: dict[str, Any] = {"probe": probe, "n": len(targets), "unit": "squared target unit"}
     findings.rows.append(Row("loss", float((error**2).mean()), convention="mean squared error", **shared))
 
 
@@ -204,7 +204,7 @@ def _class_figures(view: View, probes: list[str]) -> list[Figure]:
     return figures
 
 
-_WORDS = {
+_WORDS: dict[str, dict[str, Any]] = {
     "accuracy": {
         "shows": "The share of probe samples whose largest output is the right class, at every audited checkpoint.",
         "reading": "A steady climb that flattens is the usual course. A dip in the middle deserves a look at that checkpoint.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from stratascope.storage.ledger import Row
@@ -31,7 +33,7 @@ def compute(context: CheckpointContext, options: StatisticsOptions) -> Findings:
 
 def _layer_rows(probe: str, layer: str, found: dict[str, np.ndarray]) -> list[Row]:
     units = len(found["mean"])
-    shared = {"probe": probe, "layer": layer, "n": units}
+    shared: dict[str, Any] = {"probe": probe, "layer": layer, "n": units}
     bad = float(found["non_finite_count"].sum())
     # The layer's spread over samples, positions and units, from the units' own moments.
     spread = float(np.sqrt(np.mean(found["std"] ** 2) + np.var(found["mean"])))
@@ -77,7 +79,7 @@ def draw(view: View, options: StatisticsOptions) -> list[Figure]:
             value=grid[place], layer=layers[place[0]], step=steps[place[1]], n=int(rows["n"].min())
         )
         figures.append(
-            Figure(key=metric, title=title, svg=heatmap(grid, layers, [str(step) for step in steps], unit, "layer", "training step"), run=view.run, caution=caution,
+            Figure(key=metric, title=title, svg=heatmap(grid, layers, [str(step) for step in steps], unit, "layer", "training step"), run=view.run, caution=caution, headline=metric in ("dead_fraction", "activation_std"),
                    table={name: rows[name].tolist() for name in ("step", "probe", "layer", "part", "value", "n")},
                    **{name: words[name] for name in ("shows", "reading", "audience", "practitioner", "researcher")})
         )  # fmt: skip
@@ -126,7 +128,7 @@ def hash_of(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
-_WORDS = {
+_WORDS: dict[str, dict[str, Any]] = {
     "activation_std": {
         "shows": "The standard deviation of each layer's outputs over samples, positions and units, by layer and step.",
         "reading": "Neighbouring rows of similar colour carry signals of similar size. A row that fades or flares towards the right loses or amplifies its signal.",

@@ -185,7 +185,7 @@ class _Run:
     @torch.inference_mode()
     def _evaluate(self, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
         self.network.eval()
-        loss, right, count = 0.0, 0, 0
+        loss, right, count = 0.0, 0.0, 0
         for start in range(0, len(inputs), 500):
             outputs = self._outputs(inputs[start : start + 500])
             wanted = targets[start : start + 500]
@@ -233,7 +233,7 @@ def rate_factor(spec: ScheduleSpec, step: int, steps_per_epoch: int, last_step: 
 def checkpoint_steps(config: TrainConfig, steps_per_epoch: int, last_step: int) -> frozenset[int]:
     """The steps after which weights are written."""
     spec = config.checkpoints
-    early = np.geomspace(1, max(1, steps_per_epoch), spec.log_spaced + 1)[:-1] if spec.log_spaced else []
+    early: Any = np.geomspace(1, max(1, steps_per_epoch), spec.log_spaced + 1)[:-1] if spec.log_spaced else []
     regular = np.arange(1, last_step / (spec.every_epochs * steps_per_epoch) + 1) * (
         spec.every_epochs * steps_per_epoch
     )

@@ -1,0 +1,195 @@
+"""The configuration of an audit: YAML in, checked models out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stratascope.errors import ConfigurationError, did_you_mean
+from stratascope.storage.checkpoint_files import RunSource
+from stratascope.storage.names import checked_name
+from stratascope.storage.probes import ProbeSpec
+from stratascope.tasks.analysis import Options, discover, named
+from stratascope.tasks.capture.spec import CaptureSpec
+from stratascope.tasks.checks.spec import CheckSpec
+from stratascope.tasks.report.spec import ReportSpec
+
+
+class ClusterSpec(BaseModel):
+    """Where the workers are: on this machine, or at the address of a scheduler."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["local", "address"] = "local"
+    workers: int = Field(default=2, ge=1)
+    address: str | None = None
+
+    @model_validator(mode="after")
+    def _address_is_given(self) -> Self:
+        if self.kind == "address" and not self.address:
+            raise ValueError("cluster kind 'address' needs `address`, such as tcp://127.0.0.1:8786")
+        return self
+
+
+class AuditConfig(BaseModel):
+    """Everything that `stratascope audit` needs to know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    store: str
+    probes: dict[str, ProbeSpec]
+    runs: tuple[RunSource, ...] = Field(min_length=1)
+    task: Literal["classification", "regression"] = "classification"
+    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
+    layers: tuple[str, ...] | None = None
+    capture: CaptureSpec = CaptureSpec()
+    analyses: dict[str, dict[str, Any]] | None = None
+    checks: tuple[CheckSpec, ...] | None = None
+    cluster: ClusterSpec = ClusterSpec()
+    report: ReportSpec = ReportSpec()
+    settle: float = Field(default=0.0, ge=0)
+    """A file that changed within so many seconds is left for the next audit."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "probe" in values:
+            values = dict(values)
+            if "probes" in values:
+                raise ValueError("give `probe` or `probes`, not both")
+            values["probes"] = {"probe": values.pop("probe")}
+        return values
+
+    @model_validator(mode="after")
+    def _names_are_allowed(self) -> Self:
+        try:
+            for name in self.probes:
+                checked_name(name, "probe")
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from None
+        runs = [run.name for run in self.runs]
+        if len(set(runs)) < len(runs):
+            raise ValueError("two runs have the same name")
+        if not self.probes:
+            raise ValueError("an audit needs at least one probe")
+        return self
+
+    def chosen_analyses(self) -> dict[str, Options]:
+        """The options of every analysis that this audit runs, by name. Raises ConfigurationError."""
+        known = discover()
+        wanted = (
+            {name: {} for name, analysis in known.items() if analysis.default}
+            if self.analyses is None
+            else dict(self.analyses)
+        )
+        wanted |= {name: {} for name, analysis in known.items() if analysis.always and name not in wanted}
+        chosen = {}
+        for name in sorted(wanted):
+            model = named(name).options
+            try:
+                chosen[name] = model.model_validate(wanted[name] or {})
+            except ValidationError as error:
+                raise ConfigurationError(explain(error, model, f"analyses.{name}")) from None
+        return chosen
+
+
+def load_config(path: Path, overrides: Sequence[str] = (), model: Any = AuditConfig) -> Any:
+    """The configuration in the YAML file `path`, with ``key.inner=value`` overrides.
+
+    Raises ConfigurationError that names the file, the place in it, and the nearest known key.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is no YAML: {error}.") from None
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path} is empty or no mapping: see `stratascope config schema`.")
+    for override in overrides:
+        _override(content, override)
+    content = _with_environment(content)
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ConfigurationError(explain(error, model, path.name)) from None
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise ConfigurationError(f"--set {override!r} is not of the form key=value.")
+    *parents, last = key.split(".")
+    place: Any = content
+    for parent in parents:
+        place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
+    place[int(last) if isinstance(place, list) else last] = yaml.safe_load(text)
+
+
+def _with_environment(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_environment(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_environment(item) for item in value]
+    if isinstance(value, str):
+        return re.sub(r"\$\{(\w+)\}", _environment, value)
+    return value
+
+
+def _environment(match: re.Match[str]) -> str:
+    if match.group(1) not in os.environ:
+        raise ConfigurationError(
+            f"${{{match.group(1)}}} is used in the configuration but not set in the environment."
+        )
+    return os.environ[match.group(1)]
+
+
+def explain(error: ValidationError, model: Any, where: str) -> str:
+    """One sentence for each complaint of pydantic, with the place in the file and the nearest known key."""
+    sentences = []
+    for item in error.errors():
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]).lstrip(".")
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(model, item["loc"][:-1])
+            key = str(item["loc"][-1])
+            sentences.append(f"{where}: {place}: there is no key {key!r}." + did_you_mean(key, known))
+        else:
+            given = (
+                f" (given: {item['input']!r})"
+                if item["type"] != "missing" and len(repr(item["input"])) < 60
+                else ""
+            )
+            sentences.append(
+                f"{where}: {place or 'configuration'}: {item['msg'].removeprefix('Value error, ')}{given}."
+            )
+    return "\n".join(sentences)
+
+
+def _known_keys(model: Any, location: tuple[int | str, ...]) -> list[str]:
+    """The keys of the model that stands at `location`, found through the JSON schema."""
+    schema = model.model_json_schema()
+    place = schema
+    for part in location:
+        place = _resolved(place, schema)
+        if isinstance(part, int):
+            place = place.get("items", {})
+        else:
+            place = place.get("properties", {}).get(part) or place.get("additionalProperties") or {}
+    return list(_resolved(place, schema).get("properties", {}))
+
+
+def _resolved(place: Any, schema: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(place, dict):
+        return {}
+    for option in place.get("anyOf", []):
+        if "$ref" in option:
+            place = option
+    while "$ref" in place:
+        place = schema["$defs"][place["$ref"].rsplit("/", 1)[1]]
+    return place

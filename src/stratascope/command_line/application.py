@@ -1,0 +1,189 @@
+"""The commands and their flags. What they need is imported inside, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+application = typer.Typer(
+    name="stratascope",
+    help="Looks inside neural networks over whole series of checkpoints.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_application = typer.Typer(help="Data sets: list them, fetch public ones.", no_args_is_help=True)
+config_application = typer.Typer(help="About configuration files.", no_args_is_help=True)
+application.add_typer(data_application, name="data")
+application.add_typer(config_application, name="config")
+
+Config = Annotated[Path, typer.Argument(help="A YAML file; see `stratascope config schema`.")]
+StorePath = Annotated[Path, typer.Argument(help="The folder of a store.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="key.inner=value; overrides the file.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+@application.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        import stratascope
+
+        print(stratascope.__version__)
+        raise typer.Exit
+
+
+@application.command()
+def demo(
+    directory: Annotated[Path, typer.Argument(help="Where to put everything.")] = Path("stratascope-demo"),
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Train a small network on bundled digits, audit all its checkpoints, print where the report is."""
+    from stratascope.command_line import auditing
+
+    return auditing.demo(directory, as_json).exit_code
+
+
+@application.command()
+def audit(
+    config: Config,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")] = False,
+    only: Annotated[list[str] | None, typer.Option("--only", help="Run this analysis alone.")] = None,
+    rehash: Annotated[
+        bool, typer.Option("--rehash", help="Read all files again, whatever is remembered.")
+    ] = False,
+    max_time: Annotated[str, typer.Option("--max-time", help="Begin nothing new after 90s, 30m, 2h.")] = "",
+    overrides: Set = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Audit checkpoints: do what is not stored yet, judge, and draw the report."""
+    from stratascope.command_line import auditing
+    from stratascope.command_line.printing import seconds_of
+
+    if dry_run:
+        auditing.dry_run(config, overrides or [], as_json)
+        return 0
+    started = time.monotonic()
+    limit = seconds_of(max_time) if max_time else None
+    result = auditing.audit(config, overrides or [], only or [], rehash, limit)
+    auditing.show_result(result, as_json, time.monotonic() - started)
+    return result.exit_code
+
+
+@application.command()
+def train(config: Config, overrides: Set = None, as_json: Json = False, debug: Debug = False) -> int:
+    """Train a network of the zoo, or one's own, and write a checkpoint series with its trace."""
+    from dataclasses import asdict
+
+    from stratascope.command_line import auditing
+    from stratascope.command_line.printing import print_json
+
+    summary = auditing.train(config, overrides or [], quiet=as_json)
+    if as_json:
+        print_json({"schema": 1, **asdict(summary)})
+    else:
+        print(
+            f"{summary.checkpoints} checkpoints in {summary.directory}; test accuracy {summary.test_accuracy:.4f}"
+        )
+    return 0
+
+
+@application.command()
+def layers(config: Config, overrides: Set = None, as_json: Json = False, debug: Debug = False) -> None:
+    """List the layers that can be captured, with shapes."""
+    from stratascope.command_line import auditing
+
+    auditing.layers(config, overrides or [], as_json)
+
+
+@application.command()
+def metrics(
+    store: StorePath,
+    metric: Annotated[str, typer.Option(help="A glob.")] = "*",
+    layer: Annotated[str, typer.Option(help="A glob.")] = "*",
+    run: Annotated[str, typer.Option(help="A glob.")] = "*",
+    step: Annotated[int | None, typer.Option(help="One step.")] = None,
+    probe: Annotated[str, typer.Option(help="A glob.")] = "*",
+    part: Annotated[str, typer.Option(help="A glob; '' is the whole.")] = "*",
+    form: Annotated[str, typer.Option("--format", help="table, csv, json or parquet.")] = "table",
+    debug: Debug = False,
+) -> None:
+    """Print the ledger."""
+    from stratascope.command_line import stores
+
+    wanted: dict[str, Any] = {"metric": metric, "layer": layer, "run": run, "probe": probe, "part": part}
+    stores.metrics(store, wanted, step, form)
+
+
+@application.command()
+def history(store: StorePath, as_json: Json = False, debug: Debug = False) -> None:
+    """Past audits: when, what was new, verdict."""
+    from stratascope.command_line import stores
+
+    stores.history(store, as_json)
+
+
+@application.command()
+def report(
+    store: StorePath,
+    zip_file: Annotated[Path | None, typer.Option("--zip", help="Also write the pages into one file.")] = None,
+    debug: Debug = False,
+) -> int:
+    """Draw the pages again, from archive and ledger alone."""
+    from stratascope.command_line import stores
+
+    return stores.report(store, zip_file)
+
+
+@application.command()
+def verify(store: StorePath, as_json: Json = False, debug: Debug = False) -> int:
+    """Read everything again against its digests; exit 1 where anything is damaged."""
+    from stratascope.command_line import stores
+
+    return stores.verify(store, as_json)
+
+
+@application.command()
+def doctor(as_json: Json = False, debug: Debug = False) -> int:
+    """Tell what is missing on this machine and how to get it."""
+    from stratascope.command_line import diagnosis
+
+    return diagnosis.doctor(as_json)
+
+
+@data_application.command("list")
+def data_list(as_json: Json = False, debug: Debug = False) -> None:
+    """All data sets, and whether their files are here."""
+    from stratascope.command_line import diagnosis
+
+    diagnosis.list_data(as_json)
+
+
+@data_application.command("get")
+def data_get(
+    name: Annotated[str, typer.Argument(help="A public data set; see `stratascope data list`.")],
+    debug: Debug = False,
+) -> None:
+    """Fetch a public data set, check its digests, and keep it in the data folder."""
+    from stratascope.command_line import diagnosis
+
+    diagnosis.get_data(name)
+
+
+@config_application.command("schema")
+def config_schema(
+    kind: Annotated[str, typer.Argument(help="audit or train.")] = "audit", debug: Debug = False
+) -> None:
+    """The JSON Schema of a configuration file, options of all analyses included."""
+    from stratascope.command_line import diagnosis
+
+    diagnosis.schema(kind)

@@ -1,0 +1,237 @@
+"""The commands that audit: planning first, and workers only where there is something to do."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stratascope.command_line.printing import (
+    error_console,
+    human_bytes,
+    human_seconds,
+    print_json,
+    print_table,
+    progress_bar,
+)
+from stratascope.errors import ConfigurationError, StoreError, did_you_mean
+
+if TYPE_CHECKING:
+    from stratascope.flows.config import AuditConfig
+    from stratascope.flows.plan import Survey
+    from stratascope.flows.result import AuditResult
+    from stratascope.tasks.training.loop import TrainingSummary
+
+
+def audit(
+    config: Path, overrides: list[str], only: list[str], rehash: bool, max_seconds: float | None
+) -> AuditResult:
+    """Audit as `config` says. Prefect, Dask and torch are started only where something is outstanding."""
+    from stratascope.flows.plan import is_up_to_date, make_plan
+    from stratascope.flows.result import repeat
+
+    config = config.absolute()
+    overrides = overrides + _only(config, overrides, only)
+    found = _survey(config, overrides, rehash)
+    if not found.unread and not found.unknown_probes:
+        plan = make_plan(found)
+        if is_up_to_date(plan, found) and (result := repeat(found, plan)) is not None:
+            return result
+    from stratascope.flows.server import prefect_server
+
+    error_console().print("[dim]starting workers …[/dim]")
+    with prefect_server(), progress_bar() as show:
+        from stratascope.flows.audit import audit_from_file
+        from stratascope.flows.progress import listen
+
+        listen(show)
+        return audit_from_file(str(config), overrides, rehash, max_seconds)
+
+
+def _only(config: Path, overrides: list[str], only: list[str]) -> list[str]:
+    """`--only` as an override that leaves the other analyses out and keeps their options."""
+    if not only:
+        return []
+    from stratascope.flows.config import load_config
+    from stratascope.tasks.analysis import discover
+
+    settings = load_config(config, overrides)
+    known = discover()
+    for name in only:
+        if name not in known:
+            raise ConfigurationError(f"--only: there is no analysis {name!r}." + did_you_mean(name, known))
+    configured = settings.analyses or {}
+    import json
+
+    return ["analyses=" + json.dumps({name: configured.get(name) or {} for name in only})]
+
+
+def _survey(config: Path, overrides: list[str], rehash: bool) -> Survey:
+    from stratascope.flows.config import load_config
+    from stratascope.flows.plan import store_folder, survey
+    from stratascope.storage.store import Store
+
+    settings: AuditConfig = load_config(config, overrides)
+    store = Store.open(store_folder(settings, config.parent), create=True)
+    return survey(settings, config.parent, store, rehash)
+
+
+def show_result(result: AuditResult, as_json: bool, seconds: float) -> None:
+    """The outcome: one JSON object, or a few lines."""
+    if as_json:
+        print_json(result.as_json())
+        return
+    console = error_console()
+    counts = Counter(item["status"] for item in result.checkpoints)
+    listed = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    units = result.units
+    console.print(
+        f"checkpoints: {listed or 'none'}; units: {units['computed']} computed, {units['cached']} cached, "
+        f"{units['failed']} failed; {human_seconds(seconds)}"
+    )
+    for item in result.checkpoints:
+        if item["status"] in ("quarantined", "deferred", "duplicate"):
+            console.print(f"  {item['status']}: {item['file']}: {item['reason'] or 'same weights'}", markup=False)
+    for reason in result.failures:
+        console.print(f"  failed: {reason}", markup=False)
+    raised = [item for item in result.checks if item["outcome"] in ("warn", "fail", "error")]
+    for item in raised[:12]:
+        where = " ".join(str(part) for part in (item["run"], item["layer"]) if part)
+        console.print(f"  {item['outcome']}: {item['name']}: {where} step {item['step']}: {item['reason']}", markup=False)  # fmt: skip
+    if len(raised) > 12:
+        console.print(f"  and {len(raised) - 12} more in the report")
+    print(f"verdict: {result.verdict}")
+    print(f"report: {result.report}")
+
+
+def dry_run(config: Path, overrides: list[str], as_json: bool) -> None:
+    """What an audit would do: checkpoints, layers, shapes, bytes and time; nothing is written."""
+    from stratascope.flows.config import load_config
+    from stratascope.flows.plan import store_folder, survey
+    from stratascope.storage.store import Store
+
+    settings: AuditConfig = load_config(config, overrides)
+    place = store_folder(settings, config.absolute().parent)
+    scratch = tempfile.mkdtemp(prefix="stratascope-dry-run-")
+    try:
+        try:
+            store = Store.open(place)
+        except StoreError:
+            store = Store.open(Path(scratch) / "store", create=True)
+        found = survey(settings, config.absolute().parent, store)
+        previews = previews_of(settings, config.absolute().parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    unread = {file.path for _, file in found.unread}
+    content: dict[str, Any] = {"schema": 1, "store": str(place), "runs": []}
+    for run in settings.runs:
+        files = [(file, "new" if file.path in unread else "known") for file in found.files[run.name]]
+        shown = previews[run.name]
+        new = sum(status == "new" for _, status in files)
+        content["runs"].append(
+            {
+                "run": run.name,
+                "checkpoints": [{"file": str(file.path), "status": status} for file, status in files],
+                "layers": shown.as_json()["layers"],
+                "parameters": shown.parameters,
+                "bytes_per_checkpoint": shown.bytes,
+                "bytes": shown.bytes * new,
+                "seconds": shown.seconds * new / settings.cluster.workers,
+            }
+        )
+    if as_json:
+        print_json(content)
+        return
+    for entry in content["runs"]:
+        new = sum(item["status"] == "new" for item in entry["checkpoints"])
+        print(
+            f"{entry['run']}: {new} new of {len(entry['checkpoints'])} checkpoints, {entry['parameters']:,} weights; "
+            f"about {human_bytes(entry['bytes'])} before compression and {human_seconds(entry['seconds'])} of forward passes"
+        )
+        for item in entry["checkpoints"]:
+            print(f"  {item['status']:<6} {item['file']}")
+        _layer_table(entry["layers"])
+
+
+def previews_of(settings: AuditConfig, folder: Path) -> dict[str, Any]:
+    """What one checkpoint of each run would keep. Raises ConfigurationError, CaptureError, ProbeError."""
+    from stratascope.storage.probes import build_probe
+    from stratascope.tasks.analysis import named
+    from stratascope.tasks.preview import preview
+
+    probes = [build_probe(name, spec, folder) for name, spec in settings.probes.items()]
+    requests = [named(name).request(options) for name, options in settings.chosen_analyses().items()]
+    return {
+        run.name: preview(run.model, folder, probes, settings.layers, requests, settings.capture)
+        for run in settings.runs
+    }
+
+
+def layers(config: Path, overrides: list[str], as_json: bool) -> None:
+    """The layers that can be captured, with their shapes."""
+    from stratascope.flows.config import load_config
+
+    settings: AuditConfig = load_config(config, [*overrides, "layers=null"])
+    previews = previews_of(settings, config.absolute().parent)
+    if as_json:
+        print_json({"schema": 1, "runs": {run: item.as_json() for run, item in previews.items()}})
+        return
+    for run, item in previews.items():
+        print(f"{run}: {len(item.layers)} layers, {item.parameters:,} weights")
+        _layer_table(item.as_json()["layers"])
+
+
+def _layer_table(entries: list[dict[str, Any]]) -> None:
+    rows = [
+        (
+            item["name"],
+            item["kind"],
+            " × ".join(f"{size} {name}" for size, name in zip(item["shape"], item["dims"], strict=False)),
+            ", ".join(item["kept"]),
+            human_bytes(item["bytes"]),
+        )
+        for item in entries
+    ]
+    print_table("", ("layer", "type", "shape of a sample", "kept", "bytes"), rows)
+
+
+def demo(directory: Path, as_json: bool) -> AuditResult:
+    """Train a small network on bundled digits, audit all its checkpoints, and tell where the report is."""
+    from importlib import resources
+
+    started = time.monotonic()
+    directory = directory.absolute()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"{directory} cannot be made: {error.strerror}.") from None
+    for name in ("train.yaml", "audit.yaml"):
+        source = resources.files("stratascope") / "examples" / f"digits-{name}"
+        (directory / name).write_bytes(source.read_bytes())
+    if not (directory / "runs" / "lenet" / "trace.parquet").exists():
+        train(directory / "train.yaml", [], quiet=as_json)
+    result = audit(directory / "audit.yaml", [], [], rehash=False, max_seconds=None)
+    show_result(result, as_json, time.monotonic() - started)
+    return result
+
+
+def train(config: Path, overrides: list[str], quiet: bool = False) -> TrainingSummary:
+    """Train as `config` says; returns what the run left behind."""
+    from stratascope.flows.config import load_config
+    from stratascope.tasks.training.config import TrainConfig
+    from stratascope.tasks.training.loop import train as train_series
+
+    settings = load_config(config, overrides, TrainConfig)
+    console = error_console()
+
+    def tell(step: int, last: int, record: dict[str, float]) -> None:
+        if not quiet:
+            console.print(
+                f"step {step:>7} of {last}: training loss {record['train_loss']:.4f}, "
+                f"test accuracy {record['test_accuracy']:.4f}"
+            )
+
+    return train_series(settings, config.absolute().parent, tell)

@@ -1,0 +1,124 @@
+"""The commands about this machine: doctor, data, schema."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+from typing import Any
+
+from stratascope.command_line.printing import print_json, print_table
+from stratascope.errors import ConfigurationError, StratascopeError
+
+_PACKAGES = (
+    "prefect", "prefect-dask", "dask", "distributed", "fastapi", "sqlalchemy", "torch", "zarr", "xarray", "pandas",
+    "pyarrow", "openTSNE", "matplotlib", "plotly",
+)  # fmt: skip
+_BOUNDS = {"fastapi": ("0.139", "0.151"), "sqlalchemy": ("2.0", "2.1")}
+_GIB = 2**30
+
+
+def findings() -> list[dict[str, Any]]:
+    """What was looked at: name, whether it is well, what was found, what to do."""
+    import psutil
+
+    found = [_package(name) for name in _PACKAGES]
+    memory = psutil.virtual_memory().available
+    found.append(
+        _entry("memory", memory > _GIB, f"{memory / _GIB:.1f} GiB free", "Free memory, or use fewer workers.")
+    )
+    disk = shutil.disk_usage(".").free
+    found.append(
+        _entry("disk", disk > _GIB, f"{disk / _GIB:.1f} GiB free here", "Make room, or put the store elsewhere.")
+    )
+    address = os.environ.get("PREFECT_API_URL")
+    found.append(_entry("Prefect API", True, address or "none configured: each audit starts its own server", ""))
+    from stratascope.storage.datasets import data_folder
+
+    folder = data_folder()
+    advice = "Set STRATASCOPE_DATA, or `stratascope data get mnist`; `stratascope demo` needs neither."
+    found.append(_entry("data folder", folder.is_dir(), str(folder), advice))
+    return found
+
+
+def _entry(name: str, well: bool, what: str, advice: str) -> dict[str, Any]:
+    return {"name": name, "well": well, "found": what, "advice": "" if well else advice}
+
+
+def _package(name: str) -> dict[str, Any]:
+    from packaging.version import Version
+
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return _entry(name, False, "not installed", f"pip install {name}")
+    low, high = _BOUNDS.get(name, ("0", "99999"))
+    well = Version(low) <= Version(version) < Version(high)
+    return _entry(
+        name, well, version, f"pip install '{name}>={low},<{high}': with this version Prefect fails silently."
+    )
+
+
+def doctor(as_json: bool) -> int:
+    """Print the findings; 3 where something is missing that audits need."""
+    found = findings()
+    if as_json:
+        print_json({"schema": 1, "findings": found})
+    else:
+        print_table("", ("", "what", "found", "to do"), [("ok" if i["well"] else "!!", i["name"], i["found"], i["advice"]) for i in found])  # fmt: skip
+    return 0 if all(item["well"] for item in found if item["name"] != "data folder") else 3
+
+
+def list_data(as_json: bool) -> None:
+    """All data sets by name, with whether their files are here."""
+    from stratascope.storage.datasets import SOURCES, source_files
+    from stratascope.storage.datasets.download import PUBLIC
+
+    entries = []
+    for name in SOURCES:
+        try:
+            files = source_files(name)
+            state = "here" if all(path.exists() for path in files) else "not here"
+        except (StratascopeError, OSError):
+            state = (
+                "yours to point at"
+                if name in ("image_folder", "npz", "zarr", "text", "csv_series")
+                else "not here"
+            )
+        entries.append({"name": name, "state": state, "public": name in PUBLIC})
+    if as_json:
+        print_json({"schema": 1, "data": entries})
+        return
+    print_table("", ("data set", "files", "`data get`"), [(i["name"], i["state"], "yes" if i["public"] else "") for i in entries])  # fmt: skip
+
+
+def get_data(name: str) -> None:
+    """Fetch the public data set `name`."""
+    from stratascope.storage.datasets.download import fetch
+
+    for path in fetch(name):
+        print(path)
+
+
+def schema(kind: str) -> None:
+    """The JSON Schema of a configuration file."""
+    if kind == "audit":
+        from stratascope.flows.config import AuditConfig
+        from stratascope.tasks.analysis import discover
+
+        content = AuditConfig.model_json_schema()
+        options = {}
+        for name, analysis in discover().items():
+            inner = analysis.options.model_json_schema()
+            content.setdefault("$defs", {}).update(inner.pop("$defs", {}))
+            options[name] = inner
+        content["properties"]["analyses"] = {
+            "type": "object", "properties": options, "additionalProperties": False,
+        }  # fmt: skip
+    elif kind == "train":
+        from stratascope.tasks.training.config import TrainConfig
+
+        content = TrainConfig.model_json_schema()
+    else:
+        raise ConfigurationError(f"there is no schema {kind!r}: audit and train.")
+    print_json(content)

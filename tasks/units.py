@@ -1,0 +1,162 @@
+"""What a worker does for one unit: look, claim, compute, stage, commit. Plain functions, bound by the flows."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from stratascope.errors import AnalysisError, DeferredCheckpointError, DoesNotApply, StratascopeError
+from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
+from stratascope.storage.file_memory import FileMemory, file_state
+from stratascope.storage.ledger import Row
+from stratascope.storage.probes import ProbeSpec, build_probe, probe_source_files, store_probe
+from stratascope.storage.store import Store, process_facts
+from stratascope.storage.units import Unit
+from stratascope.tasks.analysis import CaptureRequest, named
+from stratascope.tasks.capture.spec import CaptureSpec
+from stratascope.tasks.contexts import CheckpointContext, SeriesContext, Subject
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One unit of work, small enough to travel: what, under which identity, from which files."""
+
+    unit: Unit
+    identity: str
+    parts: dict[str, Any]
+    subject: Subject
+    files: tuple[CheckpointFile, ...] = ()
+    facts_identity: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    capture: CaptureSpec = field(default_factory=CaptureSpec)
+    layers: tuple[str, ...] | None = None
+    requests: tuple[CaptureRequest, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a unit: `computed`, `cached` or `failed`, and why."""
+
+    unit: Unit
+    status: str
+    reason: str = ""
+
+
+def read_file(
+    store_path: str, file: CheckpointFile, source: RunSource, folder: str, identity: str
+) -> dict[str, Any]:
+    """Read a checkpoint once, remember its facts, and return those that planning needs."""
+    _one_thread()
+    store = Store.open(store_path)
+    memory = FileMemory(store)
+    known = memory.recall(file.path, identity)
+    if known is None:
+        from stratascope.tasks.intake.facts import checkpoint_facts
+
+        try:
+            state = file_state(file.path)
+            known = checkpoint_facts(file, source, Path(folder))
+            memory.remember(file.path, identity, known, state)
+        except DeferredCheckpointError as error:
+            return {"status": "deferred", "reason": str(error)}
+        except OSError as error:
+            return {"status": "quarantined", "reason": f"{file.path.name} cannot be read: {error.strerror}."}
+    return {name: known.get(name) for name in ("status", "reason", "weights_digest", "inner_step")}
+
+
+def keep_probe(store_path: str, name: str, spec: ProbeSpec, folder: str, identity: str) -> str:
+    """Build the probe, store it where it is not stored yet, and return its digest. Raises ProbeError."""
+    store = Store.open(store_path)
+    probe = build_probe(name, spec, Path(folder))
+    unit = Unit("probe", "", -1, name)
+    with store.claim(unit):
+        if not store.is_current(unit, probe.digest):
+            with store.stage(unit, probe.digest, {"spec": spec.model_dump(mode="json")}) as staged:
+                store_probe(staged, probe)
+                staged.summary = {"samples": len(probe), "role": probe.role}
+                staged.recorded = process_facts()
+                staged.commit()
+    for path in probe_source_files(spec, Path(folder)) or ():
+        FileMemory(store).remember(path, identity, {"digest": probe.digest})
+    return probe.digest
+
+
+def compute_unit(assignment: Assignment) -> Outcome:
+    """Do one unit of work, unless it is stored already. Failures come back as outcomes, never as exceptions."""
+    _one_thread()
+    unit = assignment.unit
+    store = Store.open(assignment.subject.store_path)
+    try:
+        with store.claim(unit):
+            if store.is_current(unit, assignment.identity):
+                return Outcome(unit, "cached")
+            started = time.time()
+            with store.stage(unit, assignment.identity, assignment.parts) as staged:
+                if unit.analysis == "capture":
+                    staged.summary = _capture(store, assignment, staged)
+                else:
+                    _analyse(store, assignment, staged)
+                staged.recorded = {**process_facts(), "seconds": time.time() - started}
+                staged.commit()
+        return Outcome(unit, "computed")
+    except StratascopeError as error:
+        return Outcome(unit, "failed", f"{unit}: {error}")
+    except Exception as error:
+        return Outcome(unit, "failed", f"{unit}: {type(error).__name__}: {error}")
+
+
+def _capture(store: Store, assignment: Assignment, staged: Any) -> dict[str, Any]:
+    from stratascope.tasks.capture.extract import extract
+    from stratascope.tasks.intake.facts import load_network
+
+    subject = assignment.subject
+    network = load_network(assignment.files[0], subject.source, Path(subject.folder))
+    return {
+        name: extract(
+            network,
+            probe,
+            assignment.layers,
+            assignment.requests,
+            assignment.capture,
+            subject.source.model,
+            staged,
+            Path(subject.folder),
+        )
+        for name, probe in subject.probes_of(store).items()
+    }
+
+
+def _analyse(store: Store, assignment: Assignment, staged: Any) -> None:
+    unit, subject = assignment.unit, assignment.subject
+    analysis = named(unit.analysis)
+    reads_layers = unit.scope == "checkpoint" and "activations" in analysis.needs
+    if reads_layers and store.manifest(Unit("checkpoint", unit.run, unit.step, "capture")) is None:
+        raise AnalysisError("the layers that it reads could not be captured.")
+    options = analysis.options.model_validate(assignment.options)
+    memory = FileMemory(store)
+    facts = {file.step: memory.recall(file.path, assignment.facts_identity) or {} for file in assignment.files}
+    context: Any
+    if unit.scope == "checkpoint":
+        context = CheckpointContext(store, subject, unit.step, facts[unit.step], assignment.files[0])
+    else:
+        steps = tuple(file.step for file in assignment.files if file.step is not None)
+        context = SeriesContext(store, subject, steps, {step: facts[step] for step in steps})
+    try:
+        findings = analysis.compute(context, options)
+    except DoesNotApply as reason:
+        rows = [Row(metric.name, status="does_not_apply", reason=str(reason)) for metric in analysis.metrics]
+        staged.write_rows(rows)
+        return
+    units = {metric.name: metric.unit for metric in analysis.metrics}
+    staged.write_rows([row if row.unit else replace(row, unit=units.get(row.metric, "")) for row in findings.rows])
+    for path, array in findings.arrays.items():
+        staged.write_array(path, array)
+
+
+def _one_thread() -> None:
+    import torch
+
+    # Two libraries that spin on the same cores cost far more than the second thread brings.
+    torch.set_num_threads(1)
