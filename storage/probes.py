@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from stratascope.errors import ProbeError
-from stratascope.storage.datasets import Dataset, load_dataset, source_files
+from stratascope.errors import ProbeError, StratascopeError
+from stratascope.storage.archive import join_path
+from stratascope.storage.datasets import SOURCES, load_dataset, source_files
+from stratascope.storage.datasets.dataset import Dataset, Kind, Normalization, leaves_of, nested, take, take_rows
 from stratascope.storage.digests import array_digest, identity_of
-from stratascope.storage.factories import load_object
+from stratascope.storage.factories import import_folder
 
 if TYPE_CHECKING:
     from stratascope.storage.staging import StagedUnit
     from stratascope.storage.store import Store
 
 Role = Literal["train", "test", "shifted"]
-DISPLAYED = 2000
-"""At most so many samples keep a picture for the report."""
-
-
-class Normalization(BaseModel):
-    """Mean and standard deviation, one for each channel, of inputs divided by the data set's scale."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 class ProbeSpec(BaseModel):
@@ -44,9 +35,20 @@ class ProbeSpec(BaseModel):
     args: dict[str, Any] = Field(default_factory=dict)
     split: str = "test"
     limit: int | None = Field(default=None, ge=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     role: Role = "test"
+    """Not given, it is `shifted` for data sets that are a shift, and `train` for the split `train`."""
     normalize: Literal["standard", "unit", "none"] | Normalization = "standard"
+    """`standard`: images by the data set's published mean and spread; `unit`: images from 0 to 1; or numbers."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _role_follows_from_the_data(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "role" in values:
+            return values
+        source = SOURCES.get(str(values.get("dataset")))
+        role = source.role if source is not None else None
+        return {**values, "role": role or ("train" if values.get("split") == "train" else "test")}
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
@@ -57,7 +59,12 @@ class ProbeSpec(BaseModel):
 
 @dataclass(frozen=True)
 class Probe:
-    """Samples with stable ids. `inputs` (sample, …) may be an array that is read from the archive by slices."""
+    """Samples with stable ids.
+
+    `inputs` (sample, …) are an array or a mapping of arrays, perhaps nested; those of a stored probe are read from
+    the archive slice by slice. `masks` are bool (sample, token), true for real tokens, by the name of their input
+    (`outer/inner`, "" for the only one). `names` tell what numbers stand for: words by token id, series by column.
+    """
 
     name: str
     role: str
@@ -66,16 +73,47 @@ class Probe:
     sample_id: np.ndarray
     class_names: tuple[str, ...]
     digest: str
-    display: np.ndarray | None = None
+    kind: Kind = "array"
+    normalization: Normalization | None = None
+    """How the inputs were normalised; None where it is not known or nothing was done."""
+    masks: Mapping[str, Any] = field(default_factory=dict)
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.sample_id)
 
-    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray | None, slice]]:
+    def inputs_at(self, rows: slice) -> Any:
+        """The inputs of `rows`: an array (sample, …), or a mapping of such that is nested as the inputs are."""
+        return nested({name: values[rows] for name, values in leaves_of(self.inputs).items()})
+
+    def mask_at(self, rows: slice, name: str | None = None) -> np.ndarray | None:
+        """bool (sample, token), true for the real tokens of input `name` (default: the first one with a mask).
+
+        None where all tokens are real.
+        """
+        if name is None:
+            name = next(iter(self.masks), "")
+        return self.masks[name][rows] if name in self.masks else None
+
+    def pictures_at(self, rows: slice) -> np.ndarray | None:
+        """uint8 (sample, y, x, channel) of `rows` for people to look at, with the normalisation undone.
+
+        None where the inputs are no images, or how they were normalised is not known.
+        """
+        if self.normalization is None:
+            return None
+        for values in leaves_of(self.inputs).values():
+            if len(values.shape) == 4 and values.shape[1] in (1, 3):
+                white = 255.0 / (self.normalization.scale or 1.0)
+                pixels = np.round(self.normalization.undo(values[rows]) * np.float32(white))
+                return np.clip(np.nan_to_num(pixels), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+        return None
+
+    def batches(self, size: int) -> Iterator[tuple[Any, np.ndarray | None, slice]]:
         """(inputs, targets, rows) of at most `size` samples each, in order."""
         for start in range(0, len(self), size):
             rows = slice(start, min(start + size, len(self)))
-            yield self.inputs[rows], None if self.targets is None else self.targets[rows], rows
+            yield self.inputs_at(rows), None if self.targets is None else self.targets[rows], rows
 
 
 def probe_source_files(spec: ProbeSpec, folder: Path) -> list[Path] | None:
@@ -86,42 +124,61 @@ def probe_source_files(spec: ProbeSpec, folder: Path) -> list[Path] | None:
 
 
 def build_probe(name: str, spec: ProbeSpec, folder: Path) -> Probe:
-    """Load, sample (seeded, in proportion to the classes) and normalise. Raises ProbeError."""
+    """Load, sample (seeded, in proportion to the classes) and normalise. Raises ProbeError, ConfigurationError."""
     if spec.dataset is not None:
         data = load_dataset(spec.dataset, split=spec.split, folder=folder, **spec.args)
-        sample_id = np.arange(len(data.inputs))
-    else:
-        data, sample_id = _from_factory(name, spec, folder)
-    rows = stratified_sample(data.targets, len(data.inputs), spec.limit, spec.seed)
+        return _probe_of(name, spec, data)
+    from stratascope.storage.datasets.factory import load_factory
+
+    try:
+        with import_folder(folder):
+            return _probe_of(name, spec, load_factory(str(spec.factory), spec.args, folder))
+    except ProbeError as error:
+        raise ProbeError(f"probe {name!r}, factory {spec.factory!r}: {error}") from None
+    except StratascopeError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise ProbeError(f"probe {name!r}: factory {spec.factory!r} failed with {reason}") from None
+
+
+def _probe_of(name: str, spec: ProbeSpec, data: Dataset) -> Probe:
+    rows = stratified_sample(data.targets, len(data), spec.limit, spec.seed)
     if len(rows) == 0:
         raise ProbeError(f"probe {name!r} is empty: check its `limit` and its source.")
-    raw = data.inputs[rows]
-    inputs = _normalized(name, raw, data, spec)
-    targets = None if data.targets is None else np.asarray(data.targets)[rows]
-    parts = {
-        "inputs": array_digest(inputs),
-        "targets": None if targets is None else array_digest(targets),
-        "sample_id": array_digest(sample_id[rows]),
-        "class_names": list(data.class_names),
-        "role": spec.role,
-        "normalize": spec.model_dump(mode="json")["normalize"],
-    }
-    return Probe(
-        name,
-        spec.role,
-        inputs,
-        targets,
-        sample_id[rows],
-        data.class_names,
-        identity_of(parts),
-        _pictures(raw, data),
+    leaves = {part: _plain(name, part, values) for part, values in take_rows(data.inputs, rows).items()}
+    normalization = _normalization(name, spec, data)
+    if normalization is not None and data.denormalize is None:
+        leaves = {part: _normalized(name, values, normalization, data.kind) for part, values in leaves.items()}
+    targets = None if data.targets is None else _plain(name, "targets", take(np.asarray(data.targets), rows))
+    identities = rows if data.sample_id is None else take(data.sample_id, rows)
+    if len(np.unique(identities)) != len(identities):
+        raise ProbeError(f"probe {name!r}: its sample ids are not unique.")
+    masks = {part: np.ascontiguousarray(take(mask, rows)) for part, mask in data.masks.items()}
+    digest = identity_of(
+        {
+            "inputs": {part: array_digest(values) for part, values in leaves.items()},
+            "targets": None if targets is None else array_digest(targets),
+            "sample_id": array_digest(identities),
+            "class_names": list(data.class_names),
+            "masks": {part: array_digest(mask) for part, mask in masks.items()},
+            "names": {part: list(names) for part, names in data.names.items()},
+            "normalization": None if normalization is None else normalization.model_dump(mode="json"),
+            "kind": data.kind,
+            "role": spec.role,
+        }
     )
+    return Probe(
+        name, spec.role, nested(leaves), targets, identities, data.class_names, digest, data.kind, normalization,
+        masks, dict(data.names),
+    )  # fmt: skip
 
 
 def stratified_sample(targets: np.ndarray | None, count: int, limit: int | None, seed: int) -> np.ndarray:
     """Ascending row numbers, at most `limit`, drawn without replacement in proportion to the classes.
 
-    The largest remainders decide where shares are not whole, so exactly min(limit, count) rows come back.
+    The largest remainders decide where shares are not whole (the earlier class where they are equal), so exactly
+    min(limit, count) rows come back. Targets that are no classes are drawn from uniformly.
     """
     if limit is None or limit >= count:
         return np.arange(count)
@@ -129,9 +186,8 @@ def stratified_sample(targets: np.ndarray | None, count: int, limit: int | None,
     if targets is None or targets.ndim != 1 or targets.dtype.kind not in "iub":
         return np.sort(generator.choice(count, limit, replace=False))
     classes, sizes = np.unique(targets, return_counts=True)
-    shares = sizes * limit / count
-    quota = np.floor(shares).astype(int)
-    quota[np.argsort(-(shares - quota), kind="stable")[: limit - quota.sum()]] += 1
+    quota, remainder = np.divmod(sizes * limit, count)
+    quota[np.argsort(-remainder, kind="stable")[: limit - quota.sum()]] += 1
     chosen = [
         generator.choice(np.flatnonzero(targets == value), number, replace=False)
         for value, number in zip(classes, quota, strict=True)
@@ -139,98 +195,193 @@ def stratified_sample(targets: np.ndarray | None, count: int, limit: int | None,
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
-def _normalized(name: str, raw: np.ndarray, data: Dataset, spec: ProbeSpec) -> np.ndarray:
-    if data.kind != "image":
-        return np.ascontiguousarray(raw)
-    if spec.normalize == "none":
-        return np.ascontiguousarray(raw, dtype=np.float32)
-    scaled = raw.astype(np.float32) / np.float32(data.scale)
-    if spec.normalize == "unit":
-        return scaled
-    mean, std = (
-        (data.mean, data.std) if isinstance(spec.normalize, str) else (spec.normalize.mean, spec.normalize.std)
-    )
-    if len(mean) != raw.shape[1] or len(std) != raw.shape[1]:
-        raise ProbeError(f"probe {name!r} has {raw.shape[1]} channels, `normalize` gives {len(mean)} means.")
-    shape = (1, -1, 1, 1)
-    return (scaled - np.asarray(mean, np.float32).reshape(shape)) / np.asarray(std, np.float32).reshape(shape)
-
-
-def _pictures(raw: np.ndarray, data: Dataset) -> np.ndarray | None:
-    """uint8 (sample, y, x, channel) of the first samples, for people to look at."""
-    if data.kind != "image" or raw.ndim != 4 or raw.shape[1] not in (1, 3):
-        return None
-    pictures = raw[:DISPLAYED].astype(np.float32) * (255.0 / data.scale)
-    return np.clip(np.round(pictures), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
-
-
-def _from_factory(name: str, spec: ProbeSpec, folder: Path) -> tuple[Dataset, np.ndarray]:
-    built = load_object(str(spec.factory), folder)(**spec.args)
-    if isinstance(built, dict):
-        inputs, targets = np.asarray(built["inputs"]), built.get("targets")
-        names = tuple(str(item) for item in built.get("class_names", ()))
-        sample_id = np.asarray(built["sample_id"]) if "sample_id" in built else np.arange(len(inputs))
-    elif isinstance(built, tuple) and len(built) == 2:
-        inputs, targets, names = np.asarray(built[0]), built[1], ()
-        sample_id = np.arange(len(inputs))
-    elif hasattr(built, "__getitem__") and hasattr(built, "__len__"):
-        pairs = [built[index] for index in range(len(built))]
-        inputs = np.stack([np.asarray(pair[0]) for pair in pairs]) if pairs else np.empty((0,))
-        targets, names = [np.asarray(pair[1]) for pair in pairs], ()
-        sample_id = np.arange(len(inputs))
-    else:
+def _plain(name: str, part: str, values: np.ndarray) -> np.ndarray:
+    """`values` as a contiguous array of numbers in the machine's byte order."""
+    if values.dtype.kind not in "biuf":
         raise ProbeError(
-            f"probe {name!r}: {spec.factory} returned {type(built).__name__}; expected (inputs, targets), a "
-            "mapping with `inputs`, or a map-style data set of pairs."
+            f"probe {name!r}: {part or 'inputs'} are {values.dtype}; expected numbers, all samples of one shape."
         )
-    targets = None if targets is None else np.asarray(targets)
-    if targets is not None and len(targets) != len(inputs):
-        raise ProbeError(f"probe {name!r}: {len(inputs)} inputs but {len(targets)} targets.")
-    return Dataset(inputs, targets, names), sample_id
+    return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("="))
+
+
+def _normalization(name: str, spec: ProbeSpec, data: Dataset) -> Normalization | None:
+    """How the inputs of the probe are normalised; None where they stay as they are and nothing is known."""
+    wish = spec.normalize
+    if data.denormalize is not None:
+        if wish != "standard":
+            raise ProbeError(f"probe {name!r}: its source says how it was normalised, so leave `normalize` out.")
+        return data.denormalize
+    if isinstance(wish, Normalization):
+        if data.kind == "text" or isinstance(data.inputs, Mapping):
+            raise ProbeError(f"probe {name!r}: `normalize` applies to one array of measured values, not to this.")
+        return wish if wish.scale is not None else wish.model_copy(update={"scale": data.scale})
+    if data.kind != "image":
+        if wish == "unit":
+            raise ProbeError(
+                f"probe {name!r}: it is not known what is white in it; give `normalize: {{scale: …}}`."
+            )
+        return None
+    if wish == "standard":
+        return Normalization(mean=data.mean, std=data.std, scale=data.scale)
+    if wish == "unit":
+        return Normalization(scale=data.scale)
+    return Normalization(std=(1 / data.scale,), scale=data.scale)
+
+
+def _normalized(name: str, values: np.ndarray, by: Normalization, kind: Kind) -> np.ndarray:
+    """float32 (values / scale - mean) / std, by channel: the last axis of a series, else the first one."""
+    axis = values.ndim - 1 if kind == "series" else 1
+    channels = values.shape[axis] if 0 < axis < values.ndim else 1
+    if len(by.mean) not in (1, channels) or len(by.std) not in (1, channels):
+        raise ProbeError(
+            f"probe {name!r} has {channels} channels, `normalize` gives {len(by.mean)} means and {len(by.std)} "
+            "spreads."
+        )
+    result = values.astype(np.float32)
+    shape = tuple(-1 if number == axis else 1 for number in range(values.ndim))
+    if by == Normalization(std=(1 / (by.scale or 1.0),), scale=by.scale):
+        return result  # `none`: dividing by the scale and by its inverse would only round.
+    result /= np.float32(by.scale or 1.0)
+    result -= np.asarray(by.mean, np.float32).reshape(shape if len(by.mean) > 1 else (1,) * values.ndim)
+    result /= np.asarray(by.std, np.float32).reshape(shape if len(by.std) > 1 else (1,) * values.ndim)
+    return result
+
+
+# -- the archive ---------------------------------------------------------------------------------------------
+
+
+class _NamedArray(NamedTuple):
+    dims: tuple[str, ...]
+    values: np.ndarray
+    attributes: dict[str, Any]
 
 
 def store_probe(staged: StagedUnit, probe: Probe) -> None:
-    """Write the arrays of `probe` into its unit."""
-    attributes = {"role": probe.role, "class_names": list(probe.class_names), "digest": probe.digest}
-    trailing = tuple(f"axis_{number}" for number in range(1, probe.inputs.ndim))
-    if probe.inputs.ndim == 4:
-        trailing = ("channel", "y", "x")
-    _write(staged, "input", ("sample", *trailing), probe.inputs, attributes)
-    _write(staged, "sample_id", ("sample",), probe.sample_id, {})
+    """Write the arrays of `probe` into its unit.
+
+    `input` (or `input/<name>`, where inputs are nested), `target`, `mask` and `names` stand below the probe;
+    `sample_id` carries what holds for the whole probe as attributes. Dimensions of a nested input begin with its
+    name, since arrays of one group share their dimensions.
+    """
+    sizes: dict[str, int] = {}
+    normalization = None if probe.normalization is None else probe.normalization.model_dump(mode="json")
+    whole = {
+        "role": probe.role, "digest": probe.digest, "kind": probe.kind, "class_names": list(probe.class_names),
+        "normalization": normalization,
+    }  # fmt: skip
+    staged.write_array("sample_id", _NamedArray(("sample",), probe.sample_id, whole))
+    dims_of = {}
+    for position, (name, values) in enumerate(leaves_of(probe.inputs).items()):
+        prefix = f"{name.replace('/', '_')}_" if name else ""
+        dims_of[name] = _dimensions(
+            values, probe.kind if not name else "array", prefix, sizes, name in probe.masks
+        )
+        facts = {"name": name, "position": position, "normalization": normalization}
+        staged.write_array(_path("input", name), _NamedArray(dims_of[name], values, facts))
+    for position, (name, mask) in enumerate(probe.masks.items()):
+        dims = dims_of[name][:2]
+        staged.write_array(_path("mask", name), _NamedArray(dims, mask, {"name": name, "position": position}))
     if probe.targets is not None:
-        dims = ("sample", *(f"axis_{number}" for number in range(1, probe.targets.ndim)))
-        _write(staged, "target", dims, probe.targets, {"class_names": list(probe.class_names)})
-    if probe.display is not None:
-        _write(staged, "display", ("displayed_sample", "y", "x", "channel_last"), probe.display, {})
+        dims = _target_dimensions(probe, dims_of, sizes)
+        staged.write_array("target", _NamedArray(dims, probe.targets, {"class_names": list(probe.class_names)}))
+    for name, words in probe.names.items():
+        values = np.array(words)
+        staged.write_array(_path("names", name), _NamedArray((f"{name}_name",), values, {"name": name}))
 
 
-def _write(staged: StagedUnit, path: str, dims: tuple[str, ...], values: np.ndarray, attributes: dict) -> None:
-    writer = staged.create_array(path, dims=dims, shape=values.shape, dtype=values.dtype, attributes=attributes)
-    writer.append(values)
+def _path(group: str, name: str) -> str:
+    return join_path(group, *name.split("/")) if name else group
 
 
-class _StoredInputs:
+def _dimensions(
+    values: np.ndarray, kind: Kind, prefix: str, sizes: dict[str, int], is_masked: bool = False
+) -> tuple[str, ...]:
+    """`sample`, then a name for each further axis that no axis of another length has."""
+    if values.ndim == 4 and not is_masked:
+        axes: tuple[str, ...] = ("channel", "y", "x")
+    elif kind == "text" or is_masked or (values.ndim == 2 and values.dtype.kind in "iu"):
+        axes = ("token", "feature") if values.ndim <= 3 else ("token",)
+    elif kind == "series":
+        axes = ("time", "series")
+    else:
+        axes = ()
+    names = ["sample"]
+    for number, length in enumerate(values.shape[1:]):
+        wanted = prefix + (axes[number] if number < len(axes) else f"axis_{number + 1}")
+        while sizes.setdefault(wanted, length) != length or wanted in names:
+            wanted += "_"
+        names.append(wanted)
+    return tuple(names)
+
+
+def _target_dimensions(
+    probe: Probe, dims_of: dict[str, tuple[str, ...]], sizes: dict[str, int]
+) -> tuple[str, ...]:
+    """Of a sequence of the same length as an input: that input's; the last input is what a decoder is shown."""
+    assert probe.targets is not None
+    shape = probe.targets.shape
+    if len(shape) < 2:
+        return ("sample",)
+    if probe.kind == "series" and len(shape) == 3:
+        sizes.setdefault("horizon", shape[1])
+        return ("sample", "horizon", dims_of[""][2])
+    for name, values in reversed(leaves_of(probe.inputs).items()):
+        if probe.kind == "text" and values.shape == shape:
+            return dims_of[name]
+    return _dimensions(probe.targets, "array", "target_", sizes)
+
+
+class _StoredRows:
     """An array in the archive that is read slice by slice."""
 
-    def __init__(self, store: Store, path: str, shape: tuple[int, ...]) -> None:
-        self._store, self._path, self.shape = store, path, shape
+    def __init__(self, store: Store, path: str, shape: tuple[int, ...], dtype: str) -> None:
+        self._store, self._path = store, path
+        self.shape, self.dtype, self.ndim = shape, np.dtype(dtype), len(shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        start, stop, _ = rows.indices(self.shape[0])
-        return self._store.read_slice(self._path, start, stop)
+        start, stop, step = rows.indices(self.shape[0])
+        if step < 1:
+            raise IndexError(f"rows of a stored probe are read forwards, not {rows}")
+        return self._store.read_slice(self._path, start, max(start, stop))[::step]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
 
 
 def read_probe(store: Store, name: str) -> Probe:
-    """The stored probe `name`; its inputs are read when they are asked for."""
+    """The stored probe `name`; its inputs and masks are read when they are asked for."""
     place = f"probes/{name}"
-    _, shape, _, attributes = store.array_info(f"{place}/input")
+    *_, whole = store.array_info(f"{place}/sample_id")
+    identities = store.array(f"{place}/sample_id")
+    normalization = whole["normalization"]
+
+    def rows(path: str) -> _StoredRows:
+        _, shape, dtype, _ = store.array_info(path)
+        return _StoredRows(store, path, shape, dtype)
+
+    def words(path: str) -> tuple[str, ...]:
+        return tuple(str(word) for word in store.array(path))
+
     return Probe(
         name,
-        attributes["role"],
-        _StoredInputs(store, f"{place}/input", shape),
+        whole["role"],
+        nested(_stored(store, f"{place}/input", rows)),
         store.array(f"{place}/target") if store.has_array(f"{place}/target") else None,
-        store.array(f"{place}/sample_id"),
-        tuple(attributes["class_names"]),
-        attributes["digest"],
-        store.array(f"{place}/display") if store.has_array(f"{place}/display") else None,
+        identities if identities.dtype.kind in "iu" else np.array([str(item) for item in identities]),
+        tuple(whole["class_names"]),
+        whole["digest"],
+        whole["kind"],
+        None if normalization is None else Normalization.model_validate(normalization),
+        _stored(store, f"{place}/mask", rows),
+        _stored(store, f"{place}/names", words),
     )
+
+
+def _stored(store: Store, place: str, read: Callable[[str], Any]) -> dict[str, Any]:
+    """What `read` makes of each array at or below `place`, by the array's own name, in the stored order."""
+    facts = {path: store.array_info(path)[3] for path in store.list_arrays(place)}
+    ordered = sorted(facts, key=lambda path: facts[path].get("position", 0))
+    return {facts[path]["name"]: read(path) for path in ordered}

@@ -8,36 +8,92 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stratascope.errors import ConfigurationError, did_you_mean
-from stratascope.storage.datasets import cifar, digits, files, idx, sequences
+from stratascope.errors import ConfigurationError, ProbeError, did_you_mean
+from stratascope.storage.datasets import cifar, digits, files, idx, parallel_text, sequences
+from stratascope.storage.datasets.dataset import Dataset
 
-Kind = Literal["image", "text", "array", "series"]
+__all__ = ["SOURCES", "Dataset", "Source", "data_folder", "load_dataset", "source_files"]
+
+_FASHION = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"
+)  # fmt: skip
+_DIGITS = tuple(str(digit) for digit in range(10))
+_SPLIT = "{split}"
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """Raw data: `inputs` (sample, …), uint8 images as (sample, channel, y, x); `targets` (sample,) or None.
+class Options(BaseModel):
+    """What may stand in `args` of a data set."""
 
-    `mean` and `std` are those published for the training inputs divided by `scale`, one for each channel.
-    """
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    inputs: np.ndarray
-    targets: np.ndarray | None
-    class_names: tuple[str, ...] = ()
-    kind: Kind = "array"
-    scale: float = 1.0
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+
+class ImageFolderOptions(Options):
+    """A folder with one sub-folder for each class. `{split}` in `path` stands for the split."""
+
+    path: str = Field(min_length=1)
+    size: tuple[int, int] | None = None
+    """(y, x) that every image is resized to."""
+    grey: bool = False
+
+
+class ArraysOptions(Options):
+    """Named arrays in a file. `{split}` in any of these stands for the split."""
+
+    path: str = Field(min_length=1)
+    inputs: str = "inputs"
+    targets: str = "targets"
+
+
+class ShakespeareOptions(Options):
+    """Windows of `length` characters."""
+
+    length: int = Field(default=64, ge=1)
+
+
+class TextOptions(ShakespeareOptions):
+    """A UTF-8 text file."""
+
+    path: str = Field(min_length=1)
+
+
+class TrafficOptions(Options):
+    """`history` steps are shown, the `horizon` after them are the targets; windows begin every `stride` steps."""
+
+    history: int = Field(default=12, ge=1)
+    horizon: int = Field(default=12, ge=1)
+    stride: int = Field(default=1, ge=1)
+
+
+class SeriesOptions(TrafficOptions):
+    """A CSV file with a column for each series."""
+
+    path: str = Field(min_length=1)
+    header: bool = True
+
+
+class ParallelTextOptions(Options):
+    """From which language into which; words seen less than `minimum_count` times in training are `<unk>`."""
+
+    source: Literal["en", "de"] = "en"
+    target: Literal["en", "de"] = "de"
+    minimum_count: int = Field(default=2, ge=1)
+    length: int = Field(default=32, ge=2)
+    """Tokens to a sentence, its end mark included."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """How a data set is loaded, and which files it is made of."""
+    """How a data set is loaded, which files it is made of, what may be asked of it."""
 
-    load: Callable[..., Dataset]
-    source_files: Callable[..., list[Path]]
+    load: Callable[[str, Path, Any], Dataset]
+    files: Callable[[str, Path, Any], list[Path]]
+    splits: tuple[str, ...] = ("train", "test")
+    """None where the user's own files decide."""
+    options: type[Options] = Options
+    role: str | None = None
+    """The role of a probe of it, where that is not the split's."""
 
 
 def data_folder() -> Path:
@@ -45,121 +101,159 @@ def data_folder() -> Path:
     configured = os.environ.get("STRATASCOPE_DATA")
     if configured:
         return Path(configured).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stratascope" / "data"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stratascope" / "data"
 
 
-_FASHION = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"
-)  # fmt: skip
+def _digits(split: str, folder: Path, options: Options) -> Dataset:
+    return Dataset(*digits.load(split), _DIGITS, "image", 16.0, (0.3053,), (0.3760,))
 
 
-def _digits(split: str, folder: Path) -> Dataset:
-    images, targets = digits.load(split)
-    names = tuple(str(digit) for digit in range(10))
-    return Dataset(images, targets, names, "image", 16.0, (0.3052,), (0.3760,))
+def _mnist(split: str, folder: Path, options: Options) -> Dataset:
+    found = idx.load(folder / "mnist", split, "mnist")
+    return Dataset(*found, _DIGITS, "image", 255.0, (0.1307,), (0.3081,))
 
 
-def _mnist(split: str, folder: Path) -> Dataset:
-    images, targets = idx.load(folder / "mnist", split, "mnist")
-    names = tuple(str(digit) for digit in range(10))
-    return Dataset(images, targets, names, "image", 255.0, (0.1307,), (0.3081,))
+def _fashion(split: str, folder: Path, options: Options) -> Dataset:
+    found = idx.load(folder / "fashion-mnist", split, "fashion_mnist")
+    return Dataset(*found, _FASHION, "image", 255.0, (0.2860,), (0.3530,))
 
 
-def _fashion(split: str, folder: Path) -> Dataset:
-    images, targets = idx.load(folder / "fashion-mnist", split, "fashion_mnist")
-    return Dataset(images, targets, _FASHION, "image", 255.0, (0.2860,), (0.3530,))
+_CIFAR: dict[str, Any] = {
+    "class_names": cifar.CLASS_NAMES, "kind": "image", "scale": 255.0,
+    "mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616),
+}  # fmt: skip
 
 
-def _cifar10(split: str, folder: Path) -> Dataset:
-    images, targets = cifar.load(folder, split)
-    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-    return Dataset(images, targets, cifar.CLASS_NAMES, "image", 255.0, mean, std)
+def _cifar10(split: str, folder: Path, options: Options) -> Dataset:
+    return Dataset(*cifar.load(folder, split), **_CIFAR)
 
 
-def _image_folder(split: str, folder: Path, path: str = "", **options: Any) -> Dataset:
-    images, targets, names = files.load_image_folder(_inside(folder, path), **options)
-    channels = images.shape[1]
-    return Dataset(images, targets, names, "image", 255.0, (0.5,) * channels, (0.25,) * channels)
+def _cifar10_jpeg(split: str, folder: Path, options: Options) -> Dataset:
+    images, targets, identities = cifar.load_jpeg(folder)
+    return Dataset(images, targets, sample_id=identities, **_CIFAR)
 
 
-def _npz(split: str, folder: Path, path: str = "", **options: Any) -> Dataset:
-    return Dataset(*files.load_npz(_inside(folder, path), **options))
+def _image_folder(split: str, folder: Path, options: ImageFolderOptions) -> Dataset:
+    return files.load_image_folder(_place(split, folder, options), options.size, options.grey)
 
 
-def _zarr(split: str, folder: Path, path: str = "", **options: Any) -> Dataset:
-    return Dataset(*files.load_zarr(_inside(folder, path), **options))
+def _npz(split: str, folder: Path, options: ArraysOptions) -> Dataset:
+    return files.load_npz(_place(split, folder, options), *_array_names(split, options))
 
 
-def _tiny_shakespeare(split: str, folder: Path, **options: Any) -> Dataset:
-    inputs, targets, names = sequences.load_text(folder / "text" / "tinyshakespeare.txt", split, **options)
-    return Dataset(inputs, targets, names, "text")
+def _zarr(split: str, folder: Path, options: ArraysOptions) -> Dataset:
+    return files.load_zarr(_place(split, folder, options), *_array_names(split, options))
 
 
-def _text(split: str, folder: Path, path: str = "", **options: Any) -> Dataset:
-    inputs, targets, names = sequences.load_text(_inside(folder, path), split, **options)
-    return Dataset(inputs, targets, names, "text")
+def _shakespeare(split: str, folder: Path, options: ShakespeareOptions) -> Dataset:
+    return sequences.load_text(folder / "text" / "tinyshakespeare.txt", split, options.length)
 
 
-def _csv_series(split: str, folder: Path, path: str = "", **options: Any) -> Dataset:
-    inputs, targets, names = sequences.load_series(_inside(folder, path), split, **options)
-    return Dataset(inputs, targets, names, "series")
+def _text(split: str, folder: Path, options: TextOptions) -> Dataset:
+    return sequences.load_text(_place(split, folder, options), split, options.length)
 
 
-def _traffic(split: str, folder: Path, **options: Any) -> Dataset:
-    path = folder / "traffic-los" / "los_speed.csv"
-    inputs, targets, names = sequences.load_series(path, split, **options)
-    return Dataset(inputs, targets, names, "series")
+def _traffic(split: str, folder: Path, options: TrafficOptions) -> Dataset:
+    return sequences.load_series(folder / "traffic-los" / "los_speed.csv", split, **options.model_dump())
 
 
-def _inside(folder: Path, path: str) -> Path:
-    if not path:
-        raise ConfigurationError("this data set needs `args: {path: …}`, the place of its files.")
-    return Path(path) if Path(path).is_absolute() else folder / path
+def _csv_series(split: str, folder: Path, options: SeriesOptions) -> Dataset:
+    named = options.model_dump(exclude={"path"})
+    return sequences.load_series(_place(split, folder, options), split, **named)
 
 
-def _one(*parts: str) -> Callable[..., list[Path]]:
-    return lambda split, folder, **options: [folder.joinpath(*parts)]
+def _multi30k(split: str, folder: Path, options: ParallelTextOptions) -> Dataset:
+    place, languages = folder / "text" / "multi30k", (options.source, options.target)
+    return parallel_text.load(place, split, languages, options.minimum_count, options.length)
 
 
-def _given(split: str, folder: Path, path: str = "", **options: Any) -> list[Path]:
-    return [_inside(folder, path)]
+def _multi30k_files(split: str, folder: Path, options: ParallelTextOptions) -> list[Path]:
+    return parallel_text.source_files(folder / "text" / "multi30k", split, (options.source, options.target))
 
 
+def _place(split: str, folder: Path, options: Any) -> Path:
+    path = Path(options.path.replace(_SPLIT, split)).expanduser()
+    return path if path.is_absolute() else folder / path
+
+
+def _array_names(split: str, options: ArraysOptions) -> tuple[str, str]:
+    return options.inputs.replace(_SPLIT, split), options.targets.replace(_SPLIT, split)
+
+
+def _given(split: str, folder: Path, options: Any) -> list[Path]:
+    return [_place(split, folder, options)]
+
+
+def _one(*parts: str) -> Callable[[str, Path, Any], list[Path]]:
+    return lambda split, folder, options: [folder.joinpath(*parts)]
+
+
+_ALL = ("train", "test", "all")
 SOURCES: dict[str, Source] = {
-    "digits": Source(_digits, lambda split, folder: [digits.source_file()]),
-    "mnist": Source(_mnist, lambda split, folder: idx.source_files(folder / "mnist", split, "mnist")),
+    "digits": Source(_digits, lambda split, folder, options: [digits.source_file()], _ALL),
+    "mnist": Source(_mnist, lambda split, folder, _: idx.source_files(folder / "mnist", split, "mnist")),
     "fashion_mnist": Source(
-        _fashion, lambda split, folder: idx.source_files(folder / "fashion-mnist", split, "fashion_mnist")
+        _fashion, lambda split, folder, _: idx.source_files(folder / "fashion-mnist", split, "fashion_mnist")
     ),
-    "cifar10": Source(_cifar10, lambda split, folder: cifar.source_files(folder, split)),
-    "image_folder": Source(_image_folder, _given),
-    "npz": Source(_npz, _given),
-    "zarr": Source(_zarr, _given),
-    "text": Source(_text, _given),
-    "csv_series": Source(_csv_series, _given),
-    "tiny_shakespeare": Source(_tiny_shakespeare, _one("text", "tinyshakespeare.txt")),
-    "metr_la_week": Source(_traffic, _one("traffic-los", "los_speed.csv")),
+    "cifar10": Source(_cifar10, lambda split, folder, _: cifar.source_files(folder, split)),
+    "cifar10_jpeg": Source(
+        _cifar10_jpeg, lambda split, folder, _: [cifar.jpeg_file(folder)], ("test",), role="shifted"
+    ),
+    "tiny_shakespeare": Source(_shakespeare, _one("text", "tinyshakespeare.txt"), _ALL, ShakespeareOptions),
+    "multi30k": Source(_multi30k, _multi30k_files, tuple(parallel_text.SPLITS), ParallelTextOptions),
+    "metr_la_week": Source(_traffic, _one("traffic-los", "los_speed.csv"), _ALL, TrafficOptions),
+    "image_folder": Source(_image_folder, _given, (), ImageFolderOptions),
+    "npz": Source(_npz, _given, (), ArraysOptions),
+    "zarr": Source(_zarr, _given, (), ArraysOptions),
+    "text": Source(_text, _given, _ALL, TextOptions),
+    "csv_series": Source(_csv_series, _given, _ALL, SeriesOptions),
 }
 
 
-def _source(name: str) -> Source:
-    if name not in SOURCES:
-        raise ConfigurationError(
-            f"there is no data set {name!r}; there are {', '.join(SOURCES)}." + did_you_mean(name, SOURCES)
-        )
-    return SOURCES[name]
+def needs_path(name: str) -> bool:
+    """Whether the data set is the user's own and needs `args: {path: …}`."""
+    return "path" in SOURCES[name].options.model_fields
 
 
 def load_dataset(name: str, *, split: str = "test", folder: Path | None = None, **options: Any) -> Dataset:
     """The data set `name`. A relative `path` among `options` is looked up in `folder` (default: data folder).
 
-    Raises ConfigurationError for an unknown name, ProbeError for files that are missing or damaged.
+    Raises ConfigurationError for an unknown name or option, ProbeError for an unknown split and for files that are
+    missing or damaged.
     """
-    given = "path" in options and folder is not None
-    return _source(name).load(split, folder if given else data_folder(), **options)
+    source, checked = _checked(name, split, options)
+    return source.load(split, _folder_of(name, folder), checked)
 
 
 def source_files(name: str, *, split: str = "test", folder: Path | None = None, **options: Any) -> list[Path]:
-    """The files that `load_dataset` would read: what a remembered digest depends on."""
-    given = "path" in options and folder is not None
-    return _source(name).source_files(split, folder if given else data_folder(), **options)
+    """The files (or folders) that `load_dataset` would read: what a remembered digest depends on."""
+    source, checked = _checked(name, split, options)
+    return source.files(split, _folder_of(name, folder), checked)
+
+
+def _folder_of(name: str, folder: Path | None) -> Path:
+    return folder if needs_path(name) and folder is not None else data_folder()
+
+
+def _checked(name: str, split: str, options: dict[str, Any]) -> tuple[Source, Options]:
+    if name not in SOURCES:
+        raise ConfigurationError(
+            f"there is no data set {name!r}; there are {', '.join(SOURCES)}." + did_you_mean(name, SOURCES)
+        )
+    source = SOURCES[name]
+    try:
+        checked = source.options.model_validate(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place, fields = ".".join(str(part) for part in first["loc"]), source.options.model_fields
+        reason = f"`args.{place}`: {first['msg']}." + (did_you_mean(place, fields) if place not in fields else "")
+        raise ConfigurationError(f"data set {name!r}, {reason}") from None
+    if source.splits and split not in source.splits:
+        raise ProbeError(f"data set {name!r} has no split {split!r}; it has {', '.join(source.splits)}.")
+    texts = [value for value in checked.model_dump().values() if isinstance(value, str)]
+    if not source.splits and split != "test" and not any(_SPLIT in text for text in texts):
+        raise ProbeError(
+            f"data set {name!r} has no splits of its own: leave `split` out, or write {_SPLIT} where its name "
+            f"stands in `path`{', `inputs` or `targets`' if source.options is ArraysOptions else ''}."
+        )
+    return source, checked

@@ -29,8 +29,6 @@ def load(split: str) -> tuple[np.ndarray, np.ndarray]:
     images, targets = table[:, :-1].astype(np.uint8).reshape(-1, 1, 8, 8), table[:, -1]
     if split == "all":
         return images, targets
-    if split not in ("train", "test"):
-        raise ProbeError(f"data set 'digits' has no split {split!r}; it has train, test and all.")
     rank = np.empty(len(targets), dtype=np.int64)
     for digit in range(10):
         members = np.flatnonzero(targets == digit)

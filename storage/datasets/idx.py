@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 from pathlib import Path
 
 import numpy as np
 
 from stratascope.errors import ProbeError
+from stratascope.storage.datasets.compressed import read_bounded
 
 _PREFIX = {"train": "train", "test": "t10k"}
+_LARGEST = 1 << 28
+"""No file of this family holds more; MNIST's training images are 47 MB."""
 
 
 def source_files(folder: Path, split: str, name: str) -> list[Path]:
@@ -18,8 +20,6 @@ def source_files(folder: Path, split: str, name: str) -> list[Path]:
 
     Raises ProbeError where a file is missing.
     """
-    if split not in _PREFIX:
-        raise ProbeError(f"data set {name!r} has no split {split!r}; it has train and test.")
     found = []
     for kind in ("images-idx3", "labels-idx1"):
         stem = f"{_PREFIX[split]}-{kind}-ubyte"
@@ -36,22 +36,21 @@ def source_files(folder: Path, split: str, name: str) -> list[Path]:
 
 def read_idx(path: Path) -> np.ndarray:
     """The uint8 array in the IDX file `path`. Raises ProbeError where it is not one, or is cut short."""
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise ProbeError(f"{path} cannot be read ({error}); fetch it again.") from None
-    if len(data) < 4 or data[:3] != b"\x00\x00\x08":
+    data = read_bounded(path, _LARGEST)
+    if len(data) < 4 or data[:3] != b"\x00\x00\x08" or len(data) < 4 + 4 * data[3]:
         raise ProbeError(f"{path} is no IDX file of bytes.")
-    rank = data[3]
-    shape = tuple(int(length) for length in np.frombuffer(data, ">i4", rank, 4))
-    if len(data) != 4 + 4 * rank + math.prod(shape):
+    start = 4 + 4 * data[3]
+    shape = tuple(int(length) for length in np.frombuffer(data[4:start], ">u4"))
+    if len(data) != start + math.prod(shape):
         raise ProbeError(f"{path} has {len(data)} bytes, its header promises an array of {shape}.")
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
 def load(folder: Path, split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 (sample, 1, y, x) and targets int64 (sample,)."""
     images, targets = (read_idx(path) for path in source_files(folder, split, name))
-    if len(images) != len(targets):
-        raise ProbeError(f"data set {name!r}: {len(images)} images but {len(targets)} labels.")
+    if images.ndim != 3 or targets.ndim != 1 or len(images) != len(targets):
+        raise ProbeError(
+            f"data set {name!r}: images of shape {images.shape} do not go with labels of {targets.shape}."
+        )
     return images[:, None], targets.astype(np.int64)

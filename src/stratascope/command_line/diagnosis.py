@@ -70,30 +70,33 @@ def doctor(as_json: bool) -> int:
 
 
 def list_data(as_json: bool) -> None:
-    """All data sets by name, with whether their files are here."""
-    from stratascope.storage.datasets import SOURCES, source_files
+    """All data sets by name: which splits are here, and whether `data get` fetches them."""
+    from stratascope.storage.datasets import SOURCES, data_folder, needs_path
     from stratascope.storage.datasets.download import PUBLIC
 
-    entries = []
-    for name in SOURCES:
-        try:
-            files = source_files(name)
-            state = "here" if all(path.exists() for path in files) else "not here"
-        except (StratascopeError, OSError):
-            state = (
-                "yours to point at"
-                if name in ("image_folder", "npz", "zarr", "text", "csv_series")
-                else "not here"
-            )
-        entries.append({"name": name, "state": state, "public": name in PUBLIC})
+    entries: list[dict[str, Any]] = []
+    for name, source in SOURCES.items():
+        here = [] if needs_path(name) else [split for split in source.splits if _is_here(name, split)]
+        state = "yours to point at" if needs_path(name) else "here" if here else "not here"
+        entries.append({"name": name, "state": state, "splits": here, "public": name in PUBLIC})
     if as_json:
-        print_json({"schema": 1, "data": entries})
+        print_json({"schema": 1, "folder": str(data_folder()), "data": entries})
         return
-    print_table("", ("data set", "files", "`data get`"), [(i["name"], i["state"], "yes" if i["public"] else "") for i in entries])  # fmt: skip
+    rows = [(i["name"], i["state"], ", ".join(i["splits"]), "yes" if i["public"] else "") for i in entries]
+    print_table(f"data folder: {data_folder()}", ("data set", "files", "splits here", "`data get`"), rows)
+
+
+def _is_here(name: str, split: str) -> bool:
+    from stratascope.storage.datasets import source_files
+
+    try:
+        return all(path.exists() for path in source_files(name, split=split))
+    except (StratascopeError, OSError):
+        return False
 
 
 def get_data(name: str) -> None:
-    """Fetch the public data set `name`."""
+    """Fetch the public data set `name`; what is here already is only checked."""
     from stratascope.storage.datasets.download import fetch
 
     for path in fetch(name):
