@@ -61,9 +61,12 @@ def manifest_path(root: Path, unit: Unit) -> Path:
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
     """Write `manifest` durably; from then on its unit exists."""
-    content = {"schema": MANIFEST_SCHEMA, **asdict(manifest)}
-    data = json.dumps(content, sort_keys=True, indent=1).encode()
-    write_atomically(manifest_path(root, manifest.unit), data)
+    write_atomically(manifest_path(root, manifest.unit), manifest_bytes(manifest))
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The content of the file that `read_manifest` reads."""
+    return json.dumps({"schema": MANIFEST_SCHEMA, **asdict(manifest)}, sort_keys=True, indent=1).encode()
 
 
 def read_manifest(path: Path) -> Manifest | None:

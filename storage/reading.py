@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratascope.errors import StoreError, did_you_mean
-from stratascope.storage.archive import join_path
+from stratascope.storage.archive import LOGICAL_DTYPE, join_path, widened
 from stratascope.storage.names import step_directory
 from stratascope.storage.store import Store
 
@@ -45,7 +45,8 @@ class StoreReader:
             if not self._store.has_array(f"{place}/{reduction}"):
                 raise StoreError(f"run {run!r} step {step} has no {reduction!r} of layer {layer!r}.")
             group = xr.open_zarr(archive / place, consolidated=False, chunks={})
-            arrays.append(group[reduction])
+            array = group[reduction]
+            arrays.append(array.copy(data=widened(array.data, array.attrs.get(LOGICAL_DTYPE))))
         return xr.concat(arrays, dim=xr.Variable("step", steps))
 
     def findings(self, analysis: str) -> pd.DataFrame:

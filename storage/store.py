@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratascope.errors import NewerStoreError, StoreError
-from stratascope.storage.archive import ensure_group, open_array, read_array
+from stratascope.storage.archive import describe_array, ensure_group, read_array
 from stratascope.storage.manifests import Manifest, manifest_path, read_manifest
 from stratascope.storage.units import Unit
 
@@ -174,8 +174,7 @@ class Store:
 
     def array_info(self, path: str) -> tuple[tuple[str, ...], tuple[int, ...], str, dict[str, Any]]:
         """Dimension names, shape, dtype and attributes of the array at `path`."""
-        array = open_array(self.path / "archive.zarr" / path)
-        return tuple(array.metadata.dimension_names), array.shape, str(array.dtype), dict(array.attrs)
+        return describe_array(self.path / "archive.zarr" / path)
 
     def has_array(self, path: str) -> bool:
         """Whether there is an array at `path`."""

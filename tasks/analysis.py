@@ -68,7 +68,7 @@ class CaptureRequest:
     layers: tuple[str, ...] = ()
     """Patterns; `@last_linear:input` is what enters the last linear layer, `@output` the network's output."""
     keep: tuple[str, ...] = ()
-    statistics: bool = False
+    """Reductions that those layers must have, whatever the configuration keeps."""
 
 
 @dataclass(frozen=True)

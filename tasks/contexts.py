@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stratascope.errors import DoesNotApply
-from stratascope.storage.archive import join_path
+from stratascope.storage.archive import LOGICAL_DTYPE, join_path, widened
 from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
 from stratascope.storage.names import decode_path_part, step_directory
 from stratascope.storage.probes import Probe, read_probe
@@ -20,6 +20,27 @@ from stratascope.storage.units import Unit
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
+
+
+def statistics_of(store: Store, place: str) -> dict[str, np.ndarray]:
+    """What was streamed of one layer, by name: one number a unit (`mean`, `std`, `min`, `max`, `zero_fraction`,
+    `non_finite_count`, `dead`, `saturated_fraction`), `histogram_counts` and `histogram_edges`, `top_value` and
+    `top_sample` (rank, unit), `covariance` (unit, other_unit), `class_mean` (class, unit). Empty where none is kept.
+    """
+    found: dict[str, np.ndarray] = {}
+    for path in store.list_arrays(place):
+        name = path.rsplit("/", 1)[1]
+        values = store.array(path)
+        if name == "by_unit":
+            found |= dict(zip(store.array_info(path)[3]["statistic"], values, strict=True))
+        elif name == "histogram":
+            found["histogram_edges"] = np.append(values[0], values[1, -1])
+            found["histogram_counts"] = values[2]
+        elif name == "top":
+            found["top_value"], found["top_sample"] = values[0], values[1].astype(np.int64)
+        else:
+            found[name] = values
+    return found
 
 
 @dataclass(frozen=True)
@@ -78,7 +99,8 @@ class CheckpointContext:
 
     def activations(self, probe: str, layer: str, reduction: str = "pooled") -> np.ndarray:
         """The stored activations (sample, …)."""
-        return self.store.array(self._place("activations", probe, layer, reduction))
+        place = self._place("activations", probe, layer, reduction)
+        return widened(self.store.array(place), self.store.array_info(place)[3].get(LOGICAL_DTYPE))
 
     def outputs(self, probe: str) -> np.ndarray:
         """The network's outputs (sample, class) or (sample, …)."""
@@ -86,8 +108,7 @@ class CheckpointContext:
 
     def statistics(self, probe: str, layer: str) -> dict[str, np.ndarray]:
         """Streamed statistics of a layer by name; empty where none were kept."""
-        place = self._place("statistics", probe, layer)
-        return {path.rsplit("/", 1)[1]: self.store.array(path) for path in self.store.list_arrays(place)}
+        return statistics_of(self.store, self._place("statistics", probe, layer))
 
     def network(self) -> nn.Module:
         """A private copy of the network with this checkpoint's weights."""
@@ -151,8 +172,9 @@ class View:
 
     def statistics(self, step: int, probe: str, layer: str) -> dict[str, np.ndarray]:
         """Streamed statistics of `layer` at `step`."""
-        place = join_path("runs", self.run, step_directory(step), "statistics", probe, layer)
-        return {path.rsplit("/", 1)[1]: self.store.array(path) for path in self.store.list_arrays(place)}
+        return statistics_of(
+            self.store, join_path("runs", self.run, step_directory(step), "statistics", probe, layer)
+        )
 
     def metric(self, name: str, **where: str) -> pd.DataFrame:
         """The rows of one metric that are sound, by step; `where` narrows by column."""

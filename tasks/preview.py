@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from stratascope.errors import StratascopeError
 from stratascope.storage.model_spec import ModelSpec
@@ -17,6 +14,9 @@ from stratascope.storage.probes import Probe, read_probe
 from stratascope.storage.store import Store
 from stratascope.tasks.analysis import CaptureRequest
 from stratascope.tasks.capture.spec import CaptureSpec
+
+if TYPE_CHECKING:
+    from stratascope.tasks.capture.layers import LayerInfo
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class Preview:
     layers: list[LayerPreview] = field(default_factory=list)
     parameters: int = 0
     seconds: float = 0.0
-    """One forward pass over all probes in this process, on one thread, estimated from one batch."""
+    """One forward pass over all probes in this process, estimated from one batch."""
+    warnings: list[str] = field(default_factory=list)
+    can_be_hooked: bool = True
 
     @property
     def bytes(self) -> int:
@@ -63,36 +65,50 @@ def preview(
     """
     import torch
 
-    from stratascope.tasks.capture.extract import plan_layers
-    from stratascope.tasks.models.network import as_tensor, build_network, call_network, select_output
+    from stratascope.tasks.capture.observe import can_be_hooked, example_batch, fixed_batch_size
+    from stratascope.tasks.capture.planning import plan_capture
+    from stratascope.tasks.models.network import build_network, call_network, select_output
 
     network = build_network(model, folder).eval()
+    dtype = getattr(torch, model.compute_dtype)
+    network.to(dtype)
     layers: dict[str, LayerPreview] = {}
     seconds = 0.0
+    warnings: dict[str, None] = {}
     for probe in probes:
-        chosen, aliases = plan_layers(network, probe, patterns, requests, model)
-        for layer in chosen:
-            keep = tuple(dict.fromkeys((*spec.keep, "pooled"))) if layer.name in aliases.values() else spec.keep
-            size = sum(_kept_values(item, layer.shape, layer.dims, spec) for item in keep)
-            known = layers[layer.name].bytes if layer.name in layers else 0
-            total = known + size * len(probe) * np.dtype(spec.dtype).itemsize
-            layers[layer.name] = LayerPreview(layer.name, layer.kind, layer.shape, layer.dims, keep, total)
-        batch = as_tensor(probe.inputs[0 : min(spec.batch_size, len(probe))])
+        plan = plan_capture(network, probe, patterns, requests, spec, model, folder)
+        warnings |= dict.fromkeys(plan.warnings)
+        for layer in plan.layers:
+            if layer.name in plan.selected:
+                known = layers[layer.name].bytes if layer.name in layers else 0
+                layers[layer.name] = _layer_preview(layer, plan.keep[layer.name], spec, len(probe), known)
+        size = fixed_batch_size(network) or min(spec.batch_size, len(probe))
+        batch = example_batch(probe, size, dtype)
         with torch.inference_mode():
             select_output(call_network(network, batch, model, folder), model.output)
             started = time.perf_counter()
             call_network(network, batch, model, folder)
-        seconds += (time.perf_counter() - started) * len(probe) / len(batch)
+        seconds += (time.perf_counter() - started) * len(probe) / size
     count = sum(item.numel() for item in network.parameters())
-    return Preview(list(layers.values()), count, seconds)
+    return Preview(list(layers.values()), count, seconds, list(warnings), can_be_hooked(network))
 
 
-def _kept_values(reduction: str, shape: tuple[int, ...], dims: tuple[str, ...], spec: CaptureSpec) -> int:
+def _layer_preview(
+    layer: LayerInfo, keep: Sequence[str], spec: CaptureSpec, samples: int, known: int
+) -> LayerPreview:
+    from stratascope.tasks.capture.reductions import stored_dtype
+
+    values = sum(_kept_values(item, layer, spec) for item in keep)
+    size = known + values * samples * stored_dtype(spec.dtype).itemsize
+    return LayerPreview(layer.name, layer.kind, layer.shape, layer.dims, tuple(keep), size)
+
+
+def _kept_values(reduction: str, layer: LayerInfo, spec: CaptureSpec) -> int:
     if reduction == "projection":
         return spec.projection
-    if reduction in ("full", "flat") or len(shape) < 2:
-        return math.prod(shape)
-    return shape[0] if dims[0] == "channel" else shape[-1]
+    if reduction in ("full", "flat") or len(layer.shape) < 2 or layer.unit_axis is None:
+        return layer.values_per_sample
+    return layer.shape[layer.unit_axis]
 
 
 def complaint(

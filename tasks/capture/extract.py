@@ -2,57 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from stratascope.errors import CaptureError, ProbeError
-from stratascope.storage.archive import join_path
+from stratascope.errors import CaptureError
+from stratascope.storage.archive import LOGICAL_DTYPE, join_path
 from stratascope.storage.model_spec import ModelSpec
 from stratascope.storage.probes import Probe
 from stratascope.storage.staging import StagedUnit
 from stratascope.tasks.analysis import CaptureRequest
-from stratascope.tasks.capture.accumulators import LayerStatistics, is_rectifier
-from stratascope.tasks.capture.layers import (
-    LAST_LINEAR,
-    LayerInfo,
-    last_linear,
-    list_layers,
-    select_layers,
-    tensors_in,
+from stratascope.tasks.capture.accumulators import BatchPart, LayerStatistics
+from stratascope.tasks.capture.layers import OUTPUT, LayerInfo, tensors_in
+from stratascope.tasks.capture.observe import fixed_batch_size
+from stratascope.tasks.capture.planning import CapturePlan, plan_capture
+from stratascope.tasks.capture.reductions import (
+    by_unit,
+    mean_over_positions,
+    position_mask,
+    projection_matrix,
+    reduce,
+    reduced_dims,
+    samples_first,
+    stored_dtype,
+    to_stored,
 )
-from stratascope.tasks.capture.reductions import projection_matrix, reduce, reduced_dims
 from stratascope.tasks.capture.spec import CaptureSpec
 from stratascope.tasks.models.network import as_tensor, call_network, select_output
 
-OUTPUT = "@output"
-_WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm)
+Receive = Callable[[LayerInfo, Tensor], None]
+
+
+class _LastLayerSeen(Exception):
+    """Ends a forward pass of which nothing more is wanted."""
 
 
 @contextmanager
-def captured(network: nn.Module, layers: Sequence[LayerInfo]) -> Iterator[dict[str, Tensor]]:
-    """While it lasts, each pass fills the mapping with the outputs of `layers` by name.
+def watched(
+    network: nn.Module, layers: Sequence[LayerInfo], receive: Receive, stop_after: LayerInfo | None = None
+) -> Iterator[None]:
+    """While it lasts, each pass hands the outputs (or inputs) of `layers` to `receive`, sample axis in front.
 
-    Outputs are copied where a later in-place operation could overwrite them. The hooks are always removed.
+    `receive` gets the tensor before any later in-place operation can overwrite it, and must not keep it. The hooks
+    are always removed.
     """
-    values: dict[str, Tensor] = {}
     calls: dict[str, int] = {}
     wanted: dict[str, list[LayerInfo]] = {}
     for layer in layers:
         wanted.setdefault(layer.module, []).append(layer)
-    copies = any(getattr(module, "inplace", False) for module in network.modules())
 
     def on_input(module: nn.Module, inputs: tuple[Any, ...], name: str) -> None:
         for layer in wanted[name]:
             if layer.side == "input" and layer.call == calls.get(name, 0):
-                values[layer.name] = inputs[0].detach().clone() if copies else inputs[0].detach()
+                receive(layer, samples_first(inputs[0].detach(), layer))
 
     def on_output(module: nn.Module, inputs: Any, output: Any, name: str) -> None:
         call = calls.get(name, 0)
@@ -60,146 +68,27 @@ def captured(network: nn.Module, layers: Sequence[LayerInfo]) -> Iterator[dict[s
         members = dict(tensors_in(output))
         for layer in wanted[name]:
             if layer.side == "output" and layer.call == call and layer.element in members:
-                found = members[layer.element].detach()
-                values[layer.name] = found.clone() if copies else found
+                receive(layer, samples_first(members[layer.element].detach(), layer))
+                if layer is stop_after:
+                    raise _LastLayerSeen
 
     def restart(module: nn.Module, inputs: Any) -> None:
         calls.clear()
-        values.clear()
 
-    handles = [network.register_forward_pre_hook(restart)]
+    handles = []
     try:
+        if wanted:
+            handles.append(network.register_forward_pre_hook(restart))
         modules = dict(network.named_modules())
         for name in wanted:
             handles.append(modules[name].register_forward_pre_hook(lambda m, i, name=name: on_input(m, i, name)))
             handles.append(
                 modules[name].register_forward_hook(lambda m, i, o, name=name: on_output(m, i, o, name))
             )
-        yield values
+        yield
     finally:
         for handle in handles:
             handle.remove()
-
-
-def plan_layers(
-    network: nn.Module,
-    probe: Probe,
-    patterns: Sequence[str] | None,
-    requests: Sequence[CaptureRequest],
-    spec: ModelSpec,
-) -> tuple[list[LayerInfo], dict[str, str]]:
-    """The layers to capture in the order of execution, and what aliases such as `@last_linear:input` stand for.
-
-    Raises ConfigurationError for a pattern that matches nothing, ProbeError for an empty probe.
-    """
-    if len(probe) == 0:
-        raise ProbeError(f"probe {probe.name!r} is empty.")
-    example = as_tensor(np.concatenate([probe.inputs[0:2]] * (2 if len(probe) == 1 else 1)))
-    available = list_layers(network, example, spec)
-    inputs_of = {f"{layer.name}:input": layer for layer in available if not layer.call and not layer.element}
-    offered = available + [_input_side(layer, network) for layer in inputs_of.values()]
-    chosen = (
-        {layer.name: layer for layer in select_layers(patterns, available)}
-        if patterns is None
-        else {layer.name: layer for layer in select_layers(patterns, offered)}
-    )
-    aliases: dict[str, str] = {}
-    for request in requests:
-        for pattern in request.layers:
-            if pattern == LAST_LINEAR:
-                name = last_linear(network)
-                if name is None or f"{name}:input" not in inputs_of:
-                    continue
-                aliases[pattern] = f"{name}:input"
-                chosen[f"{name}:input"] = _input_side(inputs_of[f"{name}:input"], network)
-            elif pattern != OUTPUT:
-                chosen.update({layer.name: layer for layer in select_layers([pattern], offered)})
-    order = {layer.name: number for number, layer in enumerate(available)}
-    layers = sorted(
-        chosen.values(),
-        key=lambda layer: order.get(layer.name.removesuffix(":input"), 0) - 0.5 * (layer.side == "input"),
-    )
-    return _with_input_shapes(layers, network, example, spec), aliases
-
-
-def _input_side(layer: LayerInfo, network: nn.Module) -> LayerInfo:
-    return LayerInfo(f"{layer.name}:input", layer.module, layer.kind, layer.shape, layer.dims, 0, (), "input")
-
-
-def _with_input_shapes(
-    layers: Sequence[LayerInfo], network: nn.Module, example: Tensor, spec: ModelSpec
-) -> list[LayerInfo]:
-    if not any(layer.side == "input" for layer in layers):
-        return list(layers)
-    from stratascope.tasks.capture.layers import dimension_names
-
-    settled = []
-    with captured(network, layers) as values, torch.inference_mode():
-        call_network(network, example, spec)
-        for layer in layers:
-            if layer.side == "input":
-                shape = tuple(values[layer.name].shape[1:])
-                layer = LayerInfo(
-                    layer.name, layer.module, layer.kind, shape, dimension_names("", shape), 0, (), "input"
-                )
-            settled.append(layer)
-    return settled
-
-
-def rectified_layers(
-    network: nn.Module, layers: Sequence[LayerInfo], example: Tensor, spec: ModelSpec
-) -> dict[str, bool]:
-    """For each layer whether a ReLU follows: it is one, or its output, perhaps after a norm, enters one.
-
-    Found by watching one pass: whether the tensor that a ReLU module or function receives is the layer's
-    output, or that output after normalisation. Such a layer is dead where its rectified output is 0 throughout.
-    """
-    owner: dict[int, set[str]] = {}
-    keep: list[Tensor] = []
-    hit: set[str] = set()
-    originals = {name: getattr(functional, name) for name in ("relu", "relu_")}
-
-    def note(inputs: Any) -> Any:
-        if isinstance(inputs, Tensor):
-            hit.update(owner.get(id(inputs), set()))
-        return inputs
-
-    def hook(module: nn.Module, inputs: Any, output: Any, name: str) -> None:
-        if not isinstance(output, Tensor):
-            return
-        keep.append(output)
-        if isinstance(module, nn.ReLU | nn.ReLU6):
-            hit.update({name} | (owner.get(id(inputs[0]), set()) if isinstance(inputs[0], Tensor) else set()))
-        elif isinstance(module, (*_WEIGHTED, *_NORMS)):
-            owner[id(output)] = {name}
-
-    def watched(name: str) -> Any:
-        def call(inputs: Tensor, *arguments: Any, **options: Any) -> Tensor:
-            note(inputs)
-            return originals[name](inputs, *arguments, **options)
-
-        return call
-
-    handles = [
-        module.register_forward_hook(lambda m, i, o, name=name: hook(m, i, o, name))
-        for name, module in network.named_modules()
-        if name and not list(module.children())
-    ]
-    torch_relu, method_relu = torch.relu, Tensor.relu
-    try:
-        functional.relu, functional.relu_ = watched("relu"), watched("relu_")
-        torch.relu = lambda inputs: torch_relu(note(inputs))  # type: ignore[assignment]
-        Tensor.relu = lambda inputs: method_relu(note(inputs))  # type: ignore[method-assign,assignment]
-        with torch.inference_mode():
-            call_network(network, example, spec)
-    finally:
-        functional.relu, functional.relu_ = originals["relu"], originals["relu_"]
-        torch.relu, Tensor.relu = torch_relu, method_relu  # type: ignore[method-assign]
-        for handle in handles:
-            handle.remove()
-    return {
-        layer.name: layer.side == "output" and (layer.module in hit or is_rectifier(layer)) for layer in layers
-    }
 
 
 @torch.inference_mode()
@@ -219,123 +108,208 @@ def extract(
     CaptureError, ConfigurationError, ProbeError. The network is left as it was.
     """
     was_training = network.training
+    dtype = getattr(torch, model.compute_dtype)
     network.eval()
+    if dtype != torch.float32:
+        network.to(dtype)
     try:
-        layers, aliases = plan_layers(network, probe, patterns, requests, model)
-        example = as_tensor(probe.inputs[0:2])
-        rectified = rectified_layers(network, layers, example, model) if spec.statistics else {}
-        writer = _Writer(staged, probe, layers, spec, rectified, aliases)
-        _run(network, probe, layers, spec, model, writer, folder)
+        plan = plan_capture(network, probe, patterns, requests, spec, model, folder)
+        writer = _Writer(staged, probe, plan, spec)
+        _run(network, probe, plan, spec, model, writer, folder)
         writer.finish()
     finally:
         network.train(was_training)
+    shown = [layer for layer in plan.layers if layer.name in plan.selected]
     facts = {
-        layer.name: {"type": layer.kind, "shape": list(layer.shape), "dims": list(layer.dims)} for layer in layers
+        layer.name: {
+            "type": layer.kind,
+            "shape": list(layer.shape),
+            "dims": list(layer.dims),
+            "kept": list(plan.keep[layer.name]),
+        }
+        for layer in shown
     }
     return {
-        "layers": [layer.name for layer in layers],
+        "layers": [layer.name for layer in shown],
         "facts": facts,
-        "aliases": aliases,
-        "narrowed": writer.overflow,
+        "aliases": dict(plan.aliases),
+        "narrowed": writer.narrowed,
+        "warnings": list(plan.warnings),
     }
 
 
 def _run(
     network: nn.Module,
     probe: Probe,
-    layers: Sequence[LayerInfo],
+    plan: CapturePlan,
     spec: CaptureSpec,
     model: ModelSpec,
     writer: _Writer,
     folder: Path | None,
 ) -> None:
     dtype = getattr(torch, model.compute_dtype)
-    size = spec.batch_size
+    fixed = fixed_batch_size(network)
+    size = fixed or spec.batch_size
     start = 0
-    with captured(network, layers) as values:
+    batch = _Batch()
+    with watched(network, plan.layers, lambda layer, values: writer.receive(batch, layer, values), plan.last):
         while start < len(probe):
-            stop = min(start + size, len(probe))
+            rows = slice(start, min(start + size, len(probe)))
+            batch.begin(probe.mask_at(rows), rows.stop - rows.start)
             try:
-                output = call_network(network, as_tensor(probe.inputs[start:stop], dtype), model, folder)
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    raise CaptureError("one sample alone does not fit into the memory.") from None
-                size = size // 2
+                inputs = _padded(as_tensor(probe.inputs_at(rows), dtype), fixed)
+                output = select_output(call_network(network, inputs, model, folder), model.output)
+                batch.output = output[: batch.samples] if plan.wants_output else None
+            except _LastLayerSeen:
+                batch.output = None
+            except (torch.OutOfMemoryError, MemoryError):
+                size = _halved(size, fixed)
                 continue
-            writer.add(values, select_output(output, model.output))
-            start = stop
+            writer.add(batch, rows)
+            start = rows.stop
+
+
+def _halved(size: int, fixed: int | None) -> int:
+    if size == 1 or fixed:
+        raise CaptureError(
+            f"{size} sample(s) at once do not fit into the memory, and no fewer can be run."
+        ) from None
+    return size // 2
+
+
+def _padded(inputs: Any, size: int | None) -> Any:
+    """`inputs` with the first sample repeated up to `size`, for a program that takes no other batch."""
+    if isinstance(inputs, dict):
+        return {name: _padded(item, size) for name, item in inputs.items()}
+    if size is None or len(inputs) == size:
+        return inputs
+    return torch.cat([inputs, inputs[:1].expand(size - len(inputs), *inputs.shape[1:])])
+
+
+@dataclass
+class _Batch:
+    """What one forward pass has given so far: nothing of it counts before the pass has ended well."""
+
+    mask: Tensor | None = None
+    samples: int = 0
+    reduced: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    parts: dict[str, BatchPart] = field(default_factory=dict)
+    peaks: dict[str, Tensor] = field(default_factory=dict)
+    output: Tensor | None = None
+    narrowed: int = 0
+
+    def begin(self, mask: np.ndarray | None, samples: int) -> None:
+        self.mask = None if mask is None else torch.from_numpy(np.ascontiguousarray(mask))
+        self.samples, self.output, self.narrowed = samples, None, 0
+        self.reduced.clear()
+        self.parts.clear()
+        self.peaks.clear()
 
 
 class _Writer:
-    """Sends each batch where it belongs."""
+    """Reduces each layer while its output is hot, and sends each finished batch where it belongs."""
 
-    def __init__(
-        self,
-        staged: StagedUnit,
-        probe: Probe,
-        layers: Sequence[LayerInfo],
-        spec: CaptureSpec,
-        rectified: Mapping[str, bool],
-        aliases: Mapping[str, str],
-    ) -> None:
-        self.staged, self.probe, self.layers, self.spec = staged, probe, layers, spec
+    def __init__(self, staged: StagedUnit, probe: Probe, plan: CapturePlan, spec: CaptureSpec) -> None:
+        self.staged, self.probe, self.plan, self.spec = staged, probe, plan, spec
         self.writers: dict[tuple[str, str], Any] = {}
-        self.overflow = 0
-        self.aliased = set(aliases.values())
+        self.narrowed = 0
+        self.largest: dict[str, Tensor] = {}
+        self.tellers = frozenset(plan.rectified_by.values()) if "moments" in spec.statistics else frozenset()
         self.projections = {
             layer.name: projection_matrix(layer.values_per_sample, spec.projection, layer.name)
-            for layer in layers
-            if "projection" in spec.keep
+            for layer in plan.layers
+            if "projection" in plan.keep.get(layer.name, ())
         }
+        targets = probe.targets
+        labelled = targets is not None and targets.ndim == 1 and targets.dtype.kind in "iu" and targets.size > 0
+        self.targets = torch.from_numpy(targets.astype(np.int64)) if labelled and targets is not None else None
+        classes = int(self.targets.max()) + 1 if self.targets is not None and self.targets.min() >= 0 else 0
         self.statistics = {
             layer.name: LayerStatistics(
-                layer, spec.histogram_bins, spec.histogram_positions, rectified.get(layer.name, False)
+                layer,
+                spec.statistics,
+                spec.histogram_bins,
+                spec.histogram_positions,
+                spec.covariance_limit,
+                classes,
             )
-            for layer in layers
-            if spec.statistics
+            for layer in plan.layers
+            if spec.statistics and layer.name in plan.selected
         }
 
-    def add(self, values: Mapping[str, Tensor], output: Tensor) -> None:
-        for layer in self.layers:
-            if layer.name not in values:
-                raise CaptureError(
-                    f"layer {layer.name!r} did not run for every batch: its calls depend on the data."
-                )
-            found = values[layer.name]
-            keep = (
-                self.spec.keep
-                if layer.name not in self.aliased
-                else tuple(dict.fromkeys((*self.spec.keep, "pooled")))
+    def receive(self, batch: _Batch, layer: LayerInfo, values: Tensor) -> None:
+        """Called from inside the forward pass with the output of `layer`."""
+        values = values[: batch.samples]
+        units = by_unit(values, layer)
+        mask = position_mask(batch.mask, layer)
+        means = mean_over_positions(units, mask)
+        for reduction in self.plan.keep.get(layer.name, ()):
+            pooled = reduction == "pooled" and values.ndim > 2
+            found = (
+                means
+                if pooled
+                else reduce(values, units, reduction, layer, mask, self.projections.get(layer.name))
             )
-            for reduction in keep:
-                reduced = reduce(found, reduction, layer, self.projections.get(layer.name))
-                self._append(layer.name, reduction, reduced, reduced_dims(reduction, layer, reduced.ndim))
-            if layer.name in self.statistics:
-                self.statistics[layer.name].add(found)
-        dims = (
-            ("sample", "class") if output.ndim == 2 else ("sample", *(f"axis_{k}" for k in range(1, output.ndim)))
-        )
-        self._append(OUTPUT, "full", output, dims)
+            array, lost = to_stored(found, self.spec.dtype)
+            # What is a view of the layer's own memory must be copied before the pass goes on.
+            batch.reduced[layer.name, reduction] = (
+                array.copy() if np.shares_memory(array, _numbers(values)) else array
+            )
+            batch.narrowed += lost
+        if layer.name in self.statistics:
+            batch.parts[layer.name] = self.statistics[layer.name].measure(units, mask, means)
+            if layer.name in self.tellers:
+                batch.peaks[layer.name] = batch.parts[layer.name].largest.amax(0)
+        elif layer.name in self.tellers:
+            batch.peaks[layer.name] = units.amax((0, 2)).float()
 
-    def _append(self, layer: str, reduction: str, values: Tensor, dims: tuple[str, ...]) -> None:
-        array = values.float().cpu().numpy()
-        dtype = np.dtype("float32" if layer == OUTPUT else self.spec.dtype)
-        if dtype.itemsize < 4:
-            self.overflow += int((np.abs(array) > np.finfo(dtype).max).sum())
+    def add(self, batch: _Batch, rows: slice) -> None:
+        """Take in a forward pass that has ended well."""
+        for layer in self.plan.layers:
+            for reduction in self.plan.keep.get(layer.name, ()):
+                if (layer.name, reduction) not in batch.reduced:
+                    raise CaptureError(
+                        f"layer {layer.name!r} did not run for every batch: its calls depend on the data."
+                    )
+                dims = reduced_dims(reduction, layer)
+                self._append(layer.name, reduction, batch.reduced[layer.name, reduction], dims)
+        targets = None if self.targets is None else self.targets[rows]
+        for name, part in batch.parts.items():
+            self.statistics[name].add(part, targets)
+        for name, peak in batch.peaks.items():
+            self.largest[name] = torch.maximum(self.largest[name], peak) if name in self.largest else peak
+        if batch.output is not None:
+            extra = (f"axis_{number}" for number in range(1, batch.output.ndim))
+            dims = ("sample", "class") if batch.output.ndim == 2 else ("sample", *extra)
+            self._append(OUTPUT, "full", batch.output.float().numpy(), dims)
+        self.narrowed += batch.narrowed
+
+    def _append(self, layer: str, reduction: str, array: np.ndarray, dims: tuple[str, ...]) -> None:
         writer = self.writers.get((layer, reduction))
         if writer is None:
+            attributes = {"layer": layer, "reduction": reduction}
+            if layer != OUTPUT and self.spec.dtype == "bfloat16":
+                attributes[LOGICAL_DTYPE] = "bfloat16"
             writer = self.staged.create_array(
                 join_path("activations", self.probe.name, layer, reduction),
                 dims=dims,
                 shape=(len(self.probe), *array.shape[1:]),
-                dtype=dtype,
-                attributes={"layer": layer, "reduction": reduction},
+                dtype=np.dtype("float32") if layer == OUTPUT else stored_dtype(self.spec.dtype),
+                attributes=attributes,
                 codec=self.spec.codec,
             )
             self.writers[layer, reduction] = writer
         writer.append(array)
 
     def finish(self) -> None:
+        """Write the statistics."""
         for name, statistics in self.statistics.items():
-            for path, array in statistics.arrays().items():
+            teller = self.plan.rectified_by.get(name)
+            dead = (self.largest[teller] <= 0).numpy() if teller in self.largest and teller is not None else None
+            for path, array in statistics.arrays(dead).items():
                 self.staged.write_array(join_path("statistics", self.probe.name, name, path), array)
+
+
+def _numbers(values: Tensor) -> np.ndarray:
+    """The memory of `values` as an array, without a copy; empty for types that NumPy does not have."""
+    return values.numpy() if values.dtype != torch.bfloat16 else np.empty(0)

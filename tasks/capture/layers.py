@@ -1,4 +1,4 @@
-"""Which layers a network has, what they put out, and which of them a pattern means."""
+"""Which layers a network has, and which of them a pattern means."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from stratascope.errors import ConfigurationError, did_you_mean
-from stratascope.storage.model_spec import ModelSpec
-from stratascope.tasks.models.network import call_network
 
 LAST_LINEAR = "@last_linear:input"
+OUTPUT = "@output"
+UNIT_AXES = ("channel", "feature")
+"""The axis over which a layer's units lie."""
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,23 @@ class LayerInfo:
     call: int = 0
     element: tuple[int, ...] = ()
     side: str = "output"
+    sample_axis: int = 0
+    is_leaf: bool = True
 
     @property
     def values_per_sample(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def unit_axis(self) -> int | None:
+        """The axis of the units, counted without the sample axis; None where it is not known."""
+        places = [place for place, name in enumerate(self.dims) if name in UNIT_AXES]
+        return places[0] if len(places) == 1 else None
 
-def dimension_names(kind: str, shape: Sequence[int]) -> tuple[str, ...]:
-    """Names of a layer's dimensions without the sample axis, from its module's type and rank."""
-    rank = len(shape)
-    if (
-        kind.startswith(("LSTM", "GRU", "RNN", "Embedding", "MultiheadAttention", "Transformer", "LayerNorm"))
-        and rank == 2
-    ):
-        return ("token", "feature")
-    return {0: (), 1: ("feature",), 2: ("token", "feature"), 3: ("channel", "y", "x")}.get(
-        rank, tuple(f"axis_{number}" for number in range(1, rank + 1))
-    )
+    @property
+    def token_axis(self) -> int | None:
+        """The axis of tokens, counted without the sample axis; None where there is none."""
+        return self.dims.index("token") if "token" in self.dims else None
 
 
 def tensors_in(output: Any, path: tuple[int, ...] = ()) -> list[tuple[tuple[int, ...], Tensor]]:
@@ -67,60 +67,22 @@ def last_linear(network: nn.Module) -> str | None:
     return names[-1] if names else None
 
 
-def list_layers(network: nn.Module, example: Any, spec: ModelSpec) -> list[LayerInfo]:
-    """All leaves with an array output, in the order of execution, from one pass over `example`.
-
-    `example` holds at least two samples: what does not have them as its first axis is not offered.
-    """
-    found: list[LayerInfo] = []
-    calls: dict[str, int] = {}
-    samples = len(example)
-
-    def hook(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        call = calls.get(name, 0)
-        calls[name] = call + 1
-        suffix = f"#{call}" if call else ""
-        members = tensors_in(output)
-        for path, tensor in members:
-            if tensor.ndim < 2 or tensor.shape[0] != samples:
-                continue
-            place = "".join(f"[{number}]" for number in path)
-            shape = tuple(tensor.shape[1:])
-            kind = type(module).__name__
-            found.append(
-                LayerInfo(f"{name}{suffix}{place}", name, kind, shape, dimension_names(kind, shape), call, path)
-            )
-
-    handles = [
-        module.register_forward_hook(lambda m, i, o, name=name: hook(name, m, i, o))
-        for name, module in network.named_modules()
-        if name and not list(module.children())
-    ]
-    was_training = network.training
-    try:
-        with torch.inference_mode():
-            call_network(network.eval(), example, spec)
-    finally:
-        for handle in handles:
-            handle.remove()
-        network.train(was_training)
-    return found
-
-
 def select_layers(patterns: Sequence[str] | None, available: Sequence[LayerInfo]) -> list[LayerInfo]:
-    """The layers that `patterns` mean, in the order of execution; None means all.
+    """The layers that `patterns` mean, in the order of execution; None means every leaf.
 
-    A pattern is a glob, ``re:…``, ``type:Conv2d``, an index or a slice such as ``2:5``; a glob that ends in
-    ``:input`` means what enters the layer. Raises ConfigurationError with the nearest names where one
-    matches nothing.
+    A pattern is a glob, ``re:…``, ``type:Conv2d``, an index or a slice such as ``2:5`` (over the leaves); one that
+    ends in ``:input`` means what enters the layer. A glob means leaves where it matches any, otherwise the
+    modules that hold them. Raises ConfigurationError with the nearest names where one matches nothing.
     """
+    outputs = [layer for layer in available if layer.side == "output"]
     if patterns is None:
-        return list(available)
+        return [layer for layer in outputs if layer.is_leaf]
     chosen: dict[str, LayerInfo] = {}
     for pattern in patterns:
-        matched = _matches(pattern, available)
+        wanted = available if pattern.endswith(":input") else outputs
+        matched = _matches(pattern, wanted)
         if not matched:
-            names = [layer.name for layer in available]
+            names = [layer.name for layer in wanted]
             raise ConfigurationError(
                 f"layers: {pattern!r} matches no layer of this network."
                 + did_you_mean(pattern, names)
@@ -128,21 +90,25 @@ def select_layers(patterns: Sequence[str] | None, available: Sequence[LayerInfo]
             )
         chosen.update({layer.name: layer for layer in matched})
     order = {layer.name: number for number, layer in enumerate(available)}
-    return sorted(chosen.values(), key=lambda layer: order.get(layer.name, len(order)))
+    return sorted(chosen.values(), key=lambda layer: order[layer.name])
 
 
 def _matches(pattern: str, available: Sequence[LayerInfo]) -> list[LayerInfo]:
+    leaves = [layer for layer in available if layer.is_leaf]
     if pattern.startswith("re:"):
         try:
-            return [layer for layer in available if re.fullmatch(pattern[3:], layer.name)]
+            found = [layer for layer in available if re.fullmatch(pattern[3:], layer.name)]
         except re.error as error:
             raise ConfigurationError(f"layers: {pattern!r} is no regular expression: {error}.") from None
-    if pattern.startswith("type:"):
+    elif pattern.startswith("type:"):
         return [layer for layer in available if layer.kind == pattern[5:]]
-    if re.fullmatch(r"-?\d+", pattern):
+    elif re.fullmatch(r"-?\d+", pattern):
         index = int(pattern)
-        return [available[index]] if -len(available) <= index < len(available) else []
-    if (bounds := re.fullmatch(r"(-?\d*):(-?\d*)", pattern)) and pattern != ":":
+        return [leaves[index]] if -len(leaves) <= index < len(leaves) else []
+    elif (bounds := re.fullmatch(r"(-?\d*):(-?\d*)", pattern)) and pattern != ":":
         start, stop = (int(item) if item else None for item in bounds.groups())
-        return list(available)[start:stop]
-    return [layer for layer in available if fnmatchcase(layer.name, pattern) or layer.module == pattern]
+        return leaves[start:stop]
+    else:
+        exact = [layer for layer in available if pattern in (layer.name, layer.module)]
+        found = exact or [layer for layer in available if fnmatchcase(layer.name, pattern)]
+    return [layer for layer in found if layer.is_leaf] or found

@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from stratascope.tasks.capture.layers import LayerInfo
 
 
-def units_last(values: Tensor, layer: LayerInfo) -> Tensor:
-    """`values` (sample, …) as (sample, position, unit): maps by channel, sequences by feature."""
+def samples_first(values: Tensor, layer: LayerInfo) -> Tensor:
+    """`values` with the sample axis in front."""
+    return values if layer.sample_axis == 0 else values.movedim(layer.sample_axis, 0)
+
+
+def by_unit(values: Tensor, layer: LayerInfo) -> Tensor:
+    """`values` (sample, …) as (sample, unit, position), a view where memory allows it.
+
+    A layer whose axis of units is not known counts as one unit.
+    """
+    axis = layer.unit_axis
+    if values.ndim == 1:
+        return values[:, None, None]
     if values.ndim == 2:
-        return values[:, None, :]
-    if layer.dims[0] == "channel":
-        return values.flatten(2).transpose(1, 2)
-    return values.flatten(1, -2) if values.ndim > 3 else values
+        return values[:, :, None]
+    return values.flatten(1)[:, None, :] if axis is None else values.movedim(axis + 1, 1).flatten(2)
+
+
+def position_mask(mask: Tensor | None, layer: LayerInfo) -> Tensor | None:
+    """`mask` (sample, token) as (sample, position) for this layer; None where it does not speak of its tokens."""
+    place = layer.token_axis
+    if mask is None or place is None or layer.shape[place] != mask.shape[1] or len(layer.shape) != 2:
+        return None
+    return mask
 
 
 def projection_matrix(width: int, count: int, name: str) -> Tensor:
@@ -26,32 +44,78 @@ def projection_matrix(width: int, count: int, name: str) -> Tensor:
     return torch.randn(width, count, generator=generator) / count**0.5
 
 
-def reduce(values: Tensor, reduction: str, layer: LayerInfo, projection: Tensor | None) -> Tensor:
-    """`values` (sample, …) reduced as `reduction` says."""
-    if reduction == "full" or values.ndim == 2:
-        reduced = values
-    elif reduction == "pooled":
-        reduced = units_last(values, layer).mean(1) if layer.dims[0] != "channel" else values.flatten(2).mean(2)
-    elif reduction == "max":
-        reduced = units_last(values, layer).amax(1) if layer.dims[0] != "channel" else values.flatten(2).amax(2)
-    elif reduction == "last":
-        reduced = units_last(values, layer)[:, -1]
-    elif reduction == "cls":
-        reduced = units_last(values, layer)[:, 0]
-    else:
-        reduced = values.flatten(1)
+def mean_over_positions(units: Tensor, mask: Tensor | None) -> Tensor:
+    """(sample, unit, position) → (sample, unit), over the positions that `mask` (sample, position) lets through."""
+    if mask is None:
+        return units.mean(2) if units.shape[2] != 1 else units[:, :, 0]
+    weights = mask.to(units.dtype)
+    return torch.einsum("sup,sp->su", units, weights) / weights.sum(1, keepdim=True).clamp(min=1)
+
+
+def max_over_positions(units: Tensor, mask: Tensor | None) -> Tensor:
+    """(sample, unit, position) → (sample, unit), the largest value at a real position."""
+    if mask is not None:
+        units = units.masked_fill(~mask[:, None, :], -torch.inf)
+    return units.amax(2) if units.shape[2] != 1 else units[:, :, 0]
+
+
+def reduce(
+    values: Tensor, units: Tensor, reduction: str, layer: LayerInfo, mask: Tensor | None, projection: Tensor | None
+) -> Tensor:
+    """`values` (sample, …), seen as `units` (sample, unit, position), reduced as `reduction` says.
+
+    What has no axis of units that is known is kept `full`, whatever was asked for but `flat` and `projection`.
+    """
+    if reduction == "flat":
+        return values.flatten(1)
     if reduction == "projection":
         assert projection is not None
-        reduced = values.flatten(1).float() @ projection
-    return reduced
+        return values.flatten(1).float() @ projection
+    if reduction == "full" or values.ndim <= 2 or layer.unit_axis is None:
+        return values
+    if reduction == "pooled":
+        return mean_over_positions(units, mask)
+    if reduction == "max":
+        return max_over_positions(units, mask)
+    if reduction == "cls":
+        return units[:, :, 0]
+    if mask is None:
+        return units[:, :, -1]
+    positions = torch.arange(mask.shape[1])
+    # The last real token, whatever the side of the padding.
+    last = torch.where(mask, positions, -1).amax(1).clamp(min=0)
+    return units[torch.arange(len(units)), :, last]
 
 
-def reduced_dims(reduction: str, layer: LayerInfo, rank: int) -> tuple[str, ...]:
+def effective_reduction(reduction: str, layer: LayerInfo) -> str:
+    """The reduction under which the result is stored: `full` where the axis of units is not known."""
+    if reduction in ("full", "flat", "projection") or len(layer.shape) < 2 or layer.unit_axis is not None:
+        return reduction
+    return "full"
+
+
+def reduced_dims(reduction: str, layer: LayerInfo) -> tuple[str, ...]:
     """Names of the dimensions of what `reduce` returns."""
-    if reduction == "full":
-        return ("sample", *layer.dims)
     if reduction == "projection":
         return ("sample", "projected_feature")
     if reduction == "flat":
         return ("sample", "flat_feature")
-    return ("sample", "channel" if layer.dims and layer.dims[0] == "channel" else "feature")
+    if reduction == "full" or layer.unit_axis is None:
+        return ("sample", *layer.dims)
+    return ("sample", layer.dims[layer.unit_axis])
+
+
+def to_stored(values: Tensor, dtype: str) -> tuple[np.ndarray, int]:
+    """`values` as an array to store in `dtype`, and how many finite numbers it could not hold."""
+    if dtype == "float32":
+        return values.float().numpy(), 0
+    narrowed = values.to(getattr(torch, dtype))
+    lost = int((torch.isinf(narrowed) & torch.isfinite(values)).sum())
+    if dtype == "bfloat16":
+        return narrowed.contiguous().view(torch.int16).numpy().view(np.uint16), lost
+    return narrowed.numpy(), lost
+
+
+def stored_dtype(dtype: str) -> np.dtype:
+    """The dtype of the array that `to_stored` makes."""
+    return np.dtype("uint16" if dtype == "bfloat16" else dtype)

@@ -111,18 +111,18 @@ def test_a_unit_cannot_write_outside_what_it_owns(store: Store, path: str):
 def test_a_flipped_byte_is_found_by_verify_and_by_reading(store: Store):
     commit(store)
     name = join_path("runs", "run", "000000000007", "activations", "probe", "conv", "pooled")
-    chunk = store.path / "archive.zarr" / name / "c" / "0" / "0"
+    chunk = store.path / "archive.zarr" / name / "c.0.0"
     data = bytearray(chunk.read_bytes())
     data[len(data) // 2] ^= 1
     chunk.write_bytes(bytes(data))
-    assert [item.path for item in verify(store)] == [f"archive.zarr/{name}/c/0/0"]
+    assert [item.path for item in verify(store)] == [f"archive.zarr/{name}/c.0.0"]
     with pytest.raises(DamagedStoreError, match="verify"):
         store.array(name)
 
 
 def test_a_missing_chunk_makes_the_unit_not_current(store: Store):
     commit(store)
-    next((store.path / "archive.zarr").rglob("c/0/0")).unlink()
+    next((store.path / "archive.zarr").rglob("c.0.0")).unlink()
     assert not store.is_current(CAPTURE, "identity 1.0")
 
 
