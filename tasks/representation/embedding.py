@@ -2,202 +2,264 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from stratascope.errors import DoesNotApply
+from stratascope.errors import DamagedStoreError, DoesNotApply, StoreError
 from stratascope.storage.ledger import Row
 from stratascope.storage.names import encode_path_part
+from stratascope.storage.probes import Probe, stratified_sample
 from stratascope.tasks.analysis import Analysis, CaptureRequest, Findings, Metric, NamedArray, Options, register
 from stratascope.tasks.contexts import SeriesContext
 from stratascope.tasks.representation.embedding_drawing import draw
+from stratascope.tasks.representation.maps import (
+    KEPT_COMPONENTS,
+    Neighbourhoods,
+    Reference,
+    align_backwards,
+    fitting_perplexity,
+    nearest_in,
+    principal_components,
+    scaled,
+    tsne_maps,
+    unfit,
+    voted_accuracy,
+)
+
+_NEIGHBOURS = 15
 
 
 class EmbeddingOptions(Options):
-    """Layers and methods to map; t-SNE in 3-D costs most."""
+    """Which layers to map, and how. t-SNE in three dimensions costs most."""
 
     layers: tuple[str, ...] = ("@last_linear:input",)
+    """Names, globs, `re:…` or `type:…`; `@last_linear:input` is what enters the last linear layer."""
+    reduction: Literal["pooled", "max", "flat", "last", "cls", "projection", "full"] = "pooled"
     methods: tuple[Literal["pca", "tsne"], ...] = ("pca", "tsne")
     dimensions: tuple[Literal[2, 3], ...] = (2, 3)
     max_samples: int = Field(default=2000, ge=10, le=2000)
+    max_steps: int = Field(default=60, ge=2)
+    """Of more checkpoints than these an even choice is mapped, the first and the last among them."""
     perplexity: float = Field(default=30.0, gt=1)
-    iterations: int = Field(default=350, ge=50)
-    seed: int = 0
+    iterations: int = Field(default=175, ge=50)
+    """Of t-SNE at each step, after 75 under exaggeration."""
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("layers")
+    @classmethod
+    def _layers_are_named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            if re.fullmatch(r"-?\d+|(-?\d+)?:(-?\d+)?", pattern):
+                raise ValueError(f"{pattern!r} is a number; name the layers to map, or use a glob")
+        return value
+
+
+@dataclass
+class _Series:
+    """What is mapped of one layer: the steps that can be, and the features' leading components at each."""
+
+    probe: str
+    layer: str
+    rows: np.ndarray
+    steps: list[int]
+    scores: list[np.ndarray]
+    shares: list[np.ndarray]
 
 
 def compute(context: SeriesContext, options: EmbeddingOptions) -> Findings:
-    """Arrays `<probe>/<layer>/<method>_<2|3>d` (step, embedding_sample, component), and their quality."""
+    """Arrays `<probe>/<layer>/<method>_<2|3>d` (step, embedding_sample, component), and the quality of each map.
+
+    The third dimension of the maps in space is called `component_3d`.
+
+    A step whose layer is not stored, or whose features cannot be mapped, is left out with a row that says why.
+    Raises DoesNotApply where nothing at all can be mapped.
+    """
+    from threadpoolctl import threadpool_limits
+
     findings = Findings()
-    for probe in context.probes:
-        for pattern in options.layers:
-            layer = context.at(context.steps[-1]).resolve(probe, pattern) if pattern.startswith("@") else pattern
-            _embed_layer(context, options, probe, layer, findings)
+    reasons: list[str] = []
+    # Sums in BLAS depend on the number of threads: with one, every worker files the same bytes.
+    with threadpool_limits(limits=1):
+        for name, probe in context.probes.items():
+            try:
+                layers = list(_layers(context, options, name))
+            except DoesNotApply as reason:
+                reasons.append(str(reason))
+                continue
+            for layer in layers:
+                series = _read(context, options, probe, layer, findings)
+                if series.steps:
+                    _embed(context, options, probe, series, findings)
+                else:
+                    reasons.append(f"layer {layer!r} on probe {name!r}: {findings.rows[-1].reason}.")
+    if not findings.arrays:
+        raise DoesNotApply(" ".join(dict.fromkeys(reasons)) or "no layer was chosen.")
     return findings
 
 
-def _embed_layer(
-    context: SeriesContext, options: EmbeddingOptions, probe: str, layer: str, findings: Findings
-) -> None:
-    total = len(context.probes[probe])
-    chosen = np.sort(np.random.default_rng(options.seed).permutation(total)[: options.max_samples])
-    kept, features = [], []
-    for step in context.steps:
-        values = context.at(step).activations(probe, layer)[chosen].astype(np.float64)
-        values = values.reshape(len(values), -1)
-        reason = _unfit(values)
-        if reason:
-            findings.rows.append(Row("trustworthiness", layer=layer, probe=probe, step=step, status="does_not_apply", reason=reason))  # fmt: skip
+def _layers(context: SeriesContext, options: EmbeddingOptions, probe: str) -> Iterator[str]:
+    """The layers that the options' patterns mean, by the newest checkpoint whose layers are stored."""
+    newest = next((item for step in reversed(context.steps) if (item := context.at(step)).layers(probe)), None)
+    if newest is None:
+        raise DoesNotApply(f"no layer of any checkpoint is stored for probe {probe!r}.")
+    found: dict[str, None] = {}
+    for pattern in options.layers:
+        if pattern.startswith("@"):
+            found[newest.resolve(probe, pattern)] = None
+            continue
+        names = newest.layers(probe)
+        if pattern.startswith("re:"):
+            names = [name for name in names if re.fullmatch(pattern[3:], name)]
+        elif pattern.startswith("type:"):
+            names = [name for name in names if newest.layer_facts(probe, name)["type"] == pattern[5:]]
         else:
-            kept.append(step)
-            features.append(values)
-    if not kept:
-        raise DoesNotApply(f"layer {layer!r} has no step whose features can be mapped.")
-    targets = context.probes[probe].targets
-    targets = targets[chosen] if targets is not None and targets.ndim == 1 else None
-    place = f"{encode_path_part(probe)}/{encode_path_part(layer)}"
-    sample_id = context.probes[probe].sample_id[chosen]
-    findings.arrays[f"{place}/sample_id"] = NamedArray(("embedding_sample",), sample_id, {"layer": layer})
-    findings.arrays[f"{place}/step"] = NamedArray(("step",), np.asarray(kept, np.int64), {"layer": layer})
-    if targets is not None:
-        names = {"class_names": list(context.probes[probe].class_names)}
-        findings.arrays[f"{place}/target"] = NamedArray(("embedding_sample",), targets, names)
+            names = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
+        if not names:
+            raise DoesNotApply(f"no stored layer matches {pattern!r}.")
+        found |= dict.fromkeys(names)
+    yield from found
+
+
+def _read(
+    context: SeriesContext, options: EmbeddingOptions, probe: Probe, layer: str, findings: Findings
+) -> _Series:
+    rows = stratified_sample(probe.targets, len(probe), options.max_samples, options.seed)
+    series = _Series(probe.name, layer, rows, [], [], [])
+    chosen = _even_choice(context.steps, options.max_steps)
+    for step in context.steps:
+        reason = "" if step in chosen else f"left out: the maps show {options.max_steps} checkpoints at most"
+        values = np.empty((0, 0))
+        if not reason:
+            try:
+                values = _features(context, options, series, step)
+                reason = unfit(values)
+            except DamagedStoreError:
+                raise
+            except StoreError:
+                reason = f"the layer's {options.reduction!r} activations are not stored for this step"
+        if reason:
+            skipped = Row("trustworthiness", layer=layer, probe=probe.name, step=step, status="does_not_apply", reason=reason)  # fmt: skip
+            findings.rows.append(skipped)
+            continue
+        scores, shares = principal_components(values, max(KEPT_COMPONENTS, *options.dimensions))
+        series.steps.append(step)
+        series.scores.append(scores)
+        series.shares.append(shares)
+    return series
+
+
+def _features(context: SeriesContext, options: EmbeddingOptions, series: _Series, step: int) -> np.ndarray:
+    """float64 (sample, feature) of the chosen samples."""
+    checkpoint = context.at(step)
+    stored = checkpoint.captured.get(series.probe, {}).get("facts", {}).get(series.layer, {}).get("kept", ())
+    # What has no known axis of units is kept whole, whatever was asked for.
+    reduction = "full" if stored and options.reduction not in stored and "full" in stored else options.reduction
+    values = checkpoint.activations(series.probe, series.layer, reduction)[series.rows]
+    return values.reshape(len(values), -1).astype(np.float64)
+
+
+def _even_choice(steps: tuple[int, ...], most: int) -> set[int]:
+    if len(steps) <= most:
+        return set(steps)
+    return {steps[round(place * (len(steps) - 1) / (most - 1))] for place in range(most)}
+
+
+def _embed(
+    context: SeriesContext, options: EmbeddingOptions, probe: Probe, series: _Series, findings: Findings
+) -> None:
+    perplexity = fitting_perplexity(options.perplexity, len(series.rows))
+    neighbourhoods = (
+        Neighbourhoods.of([scaled(item) for item in series.scores], perplexity, options.seed)
+        if "tsne" in options.methods
+        else None
+    )
+    maps: dict[str, np.ndarray] = {}
     for dimensions in options.dimensions:
-        for method in options.methods:
-            if method == "pca":
-                maps, numbers = pca_series(features, dimensions)
-                key = "explained_variance"
-            else:
-                maps, numbers = tsne_series(features, dimensions, options)
-                key = "kl_divergence"
-            name = f"{method}_{dimensions}d"
-            findings.arrays[f"{place}/{name}"] = NamedArray(
-                ("step", "embedding_sample", "component"),
-                maps.astype(np.float32),
-                {"layer": layer, "method": method},
-            )
-            for number, step in enumerate(kept):
-                shared: dict[str, Any] = {
-                    "layer": layer,
-                    "probe": probe,
-                    "step": step,
-                    "part": f"map={name}",
-                    "n": len(chosen),
-                }
-                findings.rows.append(Row(key, float(numbers[number]), **shared))
-                findings.rows += _quality(features[number], maps[number], targets, shared)
+        if "pca" in options.methods:
+            maps[f"pca_{dimensions}d"] = align_backwards([item[:, :dimensions] for item in series.scores])
+            shares = [float(item[:dimensions].sum()) for item in series.shares]
+            findings.rows += _rows(series, "explained_variance", f"map=pca_{dimensions}d", shares)
+        if neighbourhoods is not None:
+            name = f"tsne_{dimensions}d"
+            maps[name], divergences = tsne_maps(neighbourhoods, dimensions, options.iterations)
+            used = f"perplexity={perplexity:g}"
+            findings.rows += _rows(series, "kl_divergence", f"map={name}", list(divergences), convention=used)
+    targets = probe.targets[series.rows] if probe.targets is not None and probe.targets.ndim == 1 else None
+    _keep_arrays(series, probe, targets, maps, findings)
+    _judge(context, options, series, targets, maps, findings)
 
 
-def _unfit(values: np.ndarray) -> str:
-    if not np.isfinite(values).all():
-        return "the features are not finite"
-    if len(values) < 10:
-        return f"only {len(values)} samples"
-    return "the features are constant" if np.ptp(values, axis=0).max() == 0 else ""
-
-
-def pca_series(features: list[np.ndarray], dimensions: int) -> tuple[np.ndarray, np.ndarray]:
-    """Principal components of each step (step, sample, component), and the share of variance that they hold.
-
-    Features of different steps live in different bases, so each map is turned (rotation and reflection only)
-    onto the following one, from the last step backwards.
-    """
-    maps, shares = [], []
-    for values in features:
-        centred = values - values.mean(0)
-        left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
-        scores = left[:, :dimensions] * sizes[:dimensions]
-        scores = np.pad(scores, ((0, 0), (0, dimensions - scores.shape[1])))
-        # The largest entry of each component is made positive: otherwise its sign is arbitrary.
-        signs = np.sign(scores[np.abs(scores).argmax(0), range(dimensions)])
-        maps.append(scores * np.where(signs == 0, 1, signs))
-        shares.append(float((sizes[:dimensions] ** 2).sum() / (sizes**2).sum()))
-    for number in range(len(maps) - 2, -1, -1):
-        left, _, right = np.linalg.svd(maps[number].T @ maps[number + 1])
-        maps[number] = maps[number] @ (left @ right)
-    return np.stack(maps), np.asarray(shares)
-
-
-def tsne_series(
-    features: list[np.ndarray], dimensions: int, options: EmbeddingOptions
-) -> tuple[np.ndarray, np.ndarray]:
-    """t-SNE of each step (step, sample, component) from one consensus start, and each map's KL divergence.
-
-    The start is the map of the mean of all steps' affinities; every step then leaves it under exaggeration 4,
-    so that positions mean the same from step to step without one step being bound to the one before.
-    """
-    from openTSNE import TSNEEmbedding
-    from openTSNE.affinity import PerplexityBasedNN, PrecomputedAffinities
-
-    count = len(features[0])
-    perplexity = min(options.perplexity, max(2.0, (count - 1) / 3.5))
-    affinities = [
-        PerplexityBasedNN(
-            _scaled(values), perplexity=perplexity, method="exact", n_jobs=1, random_state=options.seed
-        )
-        for values in features
+def _rows(series: _Series, metric: str, part: str, values: list[float], **more: Any) -> list[Row]:
+    shared: dict[str, Any] = {"layer": series.layer, "probe": series.probe, "part": part, "n": len(series.rows)}
+    return [
+        Row(metric, float(value), step=step, **shared, **more)
+        for step, value in zip(series.steps, values, strict=True)
     ]
-    mean = sum(item.P for item in affinities[1:]) + affinities[0].P if len(affinities) > 1 else affinities[0].P
-    consensus = PrecomputedAffinities(mean / mean.sum(), normalize=False)
-    joint = np.concatenate([_scaled(values) for values in features], axis=1)
-    start, _ = pca_series([joint], dimensions)
-    method = "bh" if dimensions == 3 or count < 5000 else "fft"
-    settings: dict[str, Any] = {"negative_gradient_method": method, "n_jobs": 1, "random_state": options.seed}
-    first = start[0] / max(start[0][:, 0].std(), 1e-12) * 1e-4
-    state = TSNEEmbedding(first, consensus, learning_rate=max(count / 12, 50), **settings)
-    state = state.optimize(n_iter=250, exaggeration=12, momentum=0.5)
-    state = state.optimize(n_iter=options.iterations, exaggeration=1, momentum=0.8)
-    maps, divergences = [], []
-    for affinity in affinities:
-        current = TSNEEmbedding(np.array(state), affinity, learning_rate=max(count / 12, 50), **settings)
-        current = current.optimize(n_iter=150, exaggeration=4, momentum=0.5)
-        current = current.optimize(n_iter=options.iterations, exaggeration=1, momentum=0.8)
-        maps.append(np.array(current))
-        divergences.append(float(current.kl_divergence))
-    return np.stack(maps), np.asarray(divergences)
 
 
-def _scaled(values: np.ndarray) -> np.ndarray:
-    """At most 50 principal components, with total variance 1, so that all steps weigh alike."""
-    centred = values - values.mean(0)
-    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
-    reduced = left[:, :50] * sizes[:50]
-    return reduced / np.sqrt((reduced**2).sum() / len(reduced))
+def _keep_arrays(
+    series: _Series, probe: Probe, targets: np.ndarray | None, maps: dict[str, np.ndarray], findings: Findings
+) -> None:
+    place = f"{encode_path_part(series.probe)}/{encode_path_part(series.layer)}"
+    about = {"layer": series.layer, "probe": series.probe}
+    identities = probe.sample_id[series.rows]
+    findings.arrays[f"{place}/sample_id"] = NamedArray(("embedding_sample",), identities, about)
+    findings.arrays[f"{place}/step"] = NamedArray(("step",), np.asarray(series.steps, np.int64), about)
+    if targets is not None:
+        names = {"class_names": list(probe.class_names)}
+        findings.arrays[f"{place}/target"] = NamedArray(("embedding_sample",), targets, names)
+    for name, placed in maps.items():
+        # In one group xarray wants one length for each name of a dimension.
+        dims = ("step", "embedding_sample", "component" if name.endswith("_2d") else "component_3d")
+        method = {**about, "method": name.split("_")[0]}
+        findings.arrays[f"{place}/{name}"] = NamedArray(dims, placed.astype(np.float32), method)
 
 
-def _quality(
-    features: np.ndarray, placed: np.ndarray, targets: np.ndarray | None, shared: dict[str, Any]
-) -> list[Row]:
-    from sklearn.manifold import trustworthiness
-    from sklearn.neighbors import KNeighborsClassifier
-
-    neighbours = min(15, (len(placed) - 1) // 2)
-    rows = [Row("trustworthiness", float(trustworthiness(features, placed, n_neighbors=neighbours)), convention=f"k={neighbours}", **shared)]  # fmt: skip
-    if targets is not None and targets.dtype.kind in "iu":
-        for space, points in (("map", placed), ("features", features)):
-            # Leave one out: each sample is its own nearest neighbour and is dropped.
-            model = KNeighborsClassifier(n_neighbors=neighbours).fit(points, targets)
-            near = model.kneighbors(return_distance=False)
-            votes = targets[near]
-            classes = np.unique(targets)
-            counts = (votes[:, :, None] == classes).sum(1)
-            share = float((classes[counts.argmax(1)] == targets).mean())
-            part = f"{shared['part']};space={space}"
-            rows.append(Row("knn_accuracy", share, estimator="leave one out", convention=f"k={neighbours}", **{**shared, "part": part}))  # fmt: skip
-    return rows
+def _judge(
+    context: SeriesContext,
+    options: EmbeddingOptions,
+    series: _Series,
+    targets: np.ndarray | None,
+    maps: dict[str, np.ndarray],
+    findings: Findings,
+) -> None:
+    """File how well each map keeps neighbours, and how well they tell the class in map and features."""
+    neighbours = min(_NEIGHBOURS, (len(series.rows) - 1) // 2)
+    classes = targets is not None and targets.dtype.kind in "iub"
+    used = f"k={neighbours}"
+    trust: dict[str, list[float]] = {f"map={name}": [] for name in maps}
+    votes: dict[str, list[float]] = {part: [] for part in ("space=features", *trust)}
+    for number, step in enumerate(series.steps):
+        # Read again rather than kept: the features of all steps together may not fit into the memory.
+        reference = Reference(_features(context, options, series, step), neighbours)
+        near = {f"map={name}": nearest_in(placed[number], neighbours) for name, placed in maps.items()}
+        for part, found in near.items():
+            trust[part].append(reference.trustworthiness(found))
+        if classes and targets is not None:
+            for part, found in ({"space=features": reference.nearest} | near).items():
+                votes[part].append(voted_accuracy(found, targets))
+    for part, values in trust.items():
+        findings.rows += _rows(series, "trustworthiness", part, values, convention=used)
+    for part, values in votes.items() if classes else ():
+        findings.rows += _rows(series, "knn_accuracy", part, values, convention=used, estimator="leave one out")
 
 
 ANALYSIS = register(
     Analysis(
         name="embedding", version=1, scope="series", title="Embedding", question="Which classes does it tell apart, and since when?",
         options=EmbeddingOptions, compute=compute, draw=draw, needs=frozenset({"activations"}), default=True,
-        request=lambda options: CaptureRequest(layers=tuple(options.layers), keep=("pooled",)),
+        request=lambda options: CaptureRequest(layers=tuple(options.layers), keep=(options.reduction,)),
         metrics=(
-            Metric("trustworthiness", "1", "[0, 1]", "How far neighbours in the map are neighbours in the features.", "Venna and Kaski 2001", "isometries"),
-            Metric("knn_accuracy", "fraction", "[0, 1]", "Leave-one-out accuracy of nearest neighbours in the map, or in the features.", "", "isometries"),
-            Metric("kl_divergence", "nat", "[0, ∞)", "What t-SNE minimises; comparable between maps of equal n and perplexity.", "van der Maaten and Hinton 2008, eq. 2", "isometries of the features"),
-            Metric("explained_variance", "fraction", "[0, 1]", "Share of the features' variance that the drawn components hold."),
+            Metric("trustworthiness", "1", "[0, 1]", "How far the nearest neighbours in a map (`part`) are neighbours in the layer's features too; about 0.5 for a random map.", "Venna and Kaski 2001", "rotation, reflection, translation and uniform scaling of features and map"),
+            Metric("knn_accuracy", "fraction", "[0, 1]", "Share of samples whose class most of their nearest neighbours have, in a map or in the layer's features (`part`); each sample is left out of its own vote.", "Cover and Hart 1967", "rotation, reflection, translation and uniform scaling"),
+            Metric("kl_divergence", "nat", "[0, ∞)", "What t-SNE minimises: the divergence of the map's affinities from the features'. Comparable between maps of equal n and perplexity.", "van der Maaten and Hinton 2008, eq. 2", "rotation, reflection, translation and uniform scaling of the features"),
+            Metric("explained_variance", "fraction", "[0, 1]", "Share of the features' variance that lies along the drawn principal components.", "Hotelling 1933", "rotation, reflection, translation and uniform scaling of the features"),
         ),
     )
 )  # fmt: skip
