@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,37 +14,40 @@ from prefect import Task, flow
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 
-from stratascope.errors import ConfigurationError, StratascopeError
-from stratascope.flows.cluster import task_runner
+from stratascope.errors import AnalysisError, ConfigurationError, StoreError, StratascopeError
+from stratascope.flows.artifacts import progress_listener, publish, server_lasts
+from stratascope.flows.cluster import GIB, check_workers, task_runner
 from stratascope.flows.config import load_config
 from stratascope.flows.plan import (
     Plan,
     Survey,
-    facts_identity,
+    later_units_of_stored,
     make_plan,
     outstanding,
     probe_identity,
     report_identity,
-    series_of_stored,
     store_folder,
     survey,
 )
-from stratascope.flows.progress import tell
+from stratascope.flows.progress import listen, tell
 from stratascope.flows.result import AuditResult, conclude
-from stratascope.storage.checkpoint_files import CheckpointFile
+from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
 from stratascope.storage.store import Store
 from stratascope.tasks import preview, units
+from stratascope.tasks.analysis import named
 from stratascope.tasks.report import build
 
 _SETTINGS: dict[str, Any] = {"cache_policy": NO_CACHE, "retries": 0, "log_prints": False}
 read_file = Task(units.read_file, name="read-checkpoint", **_SETTINGS)
 keep_probe = Task(units.keep_probe, name="store-probe", **_SETTINGS)
-check_network = Task(preview.complaint, name="check-network", **_SETTINGS)
+check_network = Task(preview.estimate, name="check-network", **_SETTINGS)
 compute_unit = Task(units.compute_unit, name="compute-unit", **_SETTINGS)
 draw_analysis = Task(build.draw_analysis, name="draw-analysis", **_SETTINGS)
 draw_overview = Task(build.draw_overview, name="draw-overview", **_SETTINGS)
 write_page = Task(build.write_page, name="write-page", **_SETTINGS)
 
+_AT_ONCE = 4
+"""So many pieces of work are handed out for each worker: more would drown scheduler and server."""
 _ATTEMPTS = 3
 """A unit whose worker is lost is handed out so many times; a failure of its own is final."""
 
@@ -86,6 +91,8 @@ def audit_on_workers(config: str, overrides: list[str], rehash: bool, max_second
     """The audit itself, on the task runner that the caller chose."""
     path = Path(config)
     settings = load_config(path, overrides)
+    if server_lasts():
+        listen(progress_listener())
     store = Store.open(store_folder(settings, path.parent), create=True)
     started = time.time()
     store.sweep()
@@ -99,6 +106,8 @@ def audit_on_workers(config: str, overrides: list[str], rehash: bool, max_second
     _compute_series(plan, found, todo, work)
     result = conclude(found, plan, work.outcomes, work.newly_quarantined, time.time() - started, work.postponed)
     _report(plan, found, result)
+    if server_lasts():
+        publish(result, settings.report.title)
     return result
 
 
@@ -111,46 +120,65 @@ def _read_files(found: Survey, work: Work) -> None:
         )
         for name in found.unknown_probes
     }
-    reads: list[tuple[CheckpointFile, Any]] = [
-        (
-            file,
-            read_file.with_options(task_run_name=f"read-{source.name}-{file.path.name}").submit(
-                store, file, source, folder, facts_identity(source)
-            ),
-        )
-        for source, file in found.unread
-    ]
     for name, future in probes.items():
         digest = _result_of(future)
         if isinstance(digest, BaseException):
-            reason = str(digest) if isinstance(digest, StratascopeError) else f"probe {name!r}: {digest!r}"
+            reason = str(digest) if isinstance(digest, StratascopeError) else f"probe {name!r}: {digest!r}."
             raise ConfigurationError(reason) from None
         found.probes[name] = digest
-    for number, (file, future) in enumerate(reads):
-        facts = _result_of(future)
-        if isinstance(facts, ConfigurationError):
-            raise facts
-        if isinstance(facts, BaseException):
-            facts = {"status": "quarantined", "reason": f"{file.path.name}: reading it ended with {facts!r}."}
-        found.facts[file.path] = facts
-        work.newly_quarantined += facts["status"] == "quarantined"
-        tell("reading checkpoints", number + 1, len(reads))
+    window: deque[tuple[RunSource, CheckpointFile, Any]] = deque()
+    for number, (source, file) in enumerate(found.unread):
+        window.append((source, file, _submit_read(found, source, file)))
+        if len(window) >= _AT_ONCE * found.config.cluster.workers:
+            _take_facts(found, work, *window.popleft())
+        tell("reading checkpoints", number + 1 - len(window), len(found.unread))
+    while window:
+        _take_facts(found, work, *window.popleft())
+        tell("reading checkpoints", len(found.unread) - len(window), len(found.unread))
+
+
+def _submit_read(found: Survey, source: RunSource, file: CheckpointFile) -> Any:
+    named = read_file.with_options(task_run_name=f"read-{source.name}-{file.path.name}")
+    return named.submit(str(found.store.path), file, source, str(found.folder), units.facts_identity(source))
+
+
+def _take_facts(found: Survey, work: Work, source: RunSource, file: CheckpointFile, future: Any) -> None:
+    facts = _insist(future, lambda: _submit_read(found, source, file))
+    if isinstance(facts, ConfigurationError):
+        raise facts
+    if isinstance(facts, BaseException):
+        facts = {"status": "quarantined", "reason": f"{file.path.name}: reading it ended with {facts!r}."}
+    found.facts[source.name][file.path] = facts
+    work.newly_quarantined += facts["status"] == "quarantined"
 
 
 def _check_networks(plan: Plan, found: Survey, todo: set[Any]) -> None:
-    """Refuse, before any work, layers and probes that do not fit the network of a run."""
-    firsts = {chain[0].unit.run: chain[0] for chain in reversed(plan.chains) if chain[0].unit in todo}
+    """Refuse, before any work, layers and probes that do not fit a run's network, and work that has no room."""
+    fresh = [chain[0] for chain in plan.chains if chain[0].unit in todo]
+    firsts = {item.unit.run: item for item in reversed(fresh)}
     futures = [
         check_network.with_options(task_run_name=f"check-network-{run}").submit(
-            str(found.store.path), item.subject.source.model, str(found.folder), item.subject.probes,
+            str(found.store.path), item.subject.source, item.files, str(found.folder), item.subject.probes,
             item.layers, item.requests, item.capture,
         )
         for run, item in firsts.items()
     ]  # fmt: skip
+    total, memory = 0, 0
     for run, future in zip(firsts, futures, strict=True):
-        complaint = _result_of(future)
-        if complaint:
-            raise ConfigurationError(f"run {run!r}: {complaint}")
+        estimate = _result_of(future)
+        if isinstance(estimate, BaseException):
+            raise AnalysisError(f"run {run!r}: its network could not be looked at: {estimate!r}.")
+        if estimate.complaint:
+            raise ConfigurationError(f"run {run!r}: {estimate.complaint}")
+        total += estimate.bytes * sum(item.unit.run == run for item in fresh)
+        memory = max(memory, estimate.memory)
+    check_workers(found.config.cluster, memory)
+    free = shutil.disk_usage(found.store.path).free
+    if total > free:
+        raise StoreError(
+            f"this audit may write {total / GIB:.1f} GiB, and {found.store.path} has {free / GIB:.1f} GiB free: make room, "
+            "keep less (`capture.keep`), or put the store elsewhere."
+        )
 
 
 def _compute_checkpoints(plan: Plan, todo: set[Any], work: Work, workers: int) -> None:
@@ -165,7 +193,7 @@ def _compute_checkpoints(plan: Plan, todo: set[Any], work: Work, workers: int) -
             continue
         if wanted:
             window.append(_submit_chain(wanted))
-        while len(window) >= 4 * workers:
+        while len(window) >= _AT_ONCE * workers:
             done = _collect(window.popleft(), work, done, len(todo))
     while window:
         done = _collect(window.popleft(), work, done, len(todo))
@@ -175,7 +203,7 @@ def _compute_series(plan: Plan, found: Survey, todo: set[Any], work: Work) -> No
     if work.postponed:
         work.postponed += [item for item in plan.series if item.unit in todo]
         return
-    plan.series = series_of_stored(found, plan)
+    plan.series = later_units_of_stored(found, plan)
     wanted = [item for item in plan.series if not found.store.is_current(item.unit, item.identity)]
     wanted_units = {item.unit for item in wanted}
     work.outcomes += [units.Outcome(item.unit, "cached") for item in plan.series if item.unit not in wanted_units]
@@ -202,13 +230,7 @@ def _submit(item: units.Assignment, before: list[Any]) -> Any:
 
 def _collect(submitted: list[tuple[units.Assignment, Any]], work: Work, done: int, total: int) -> int:
     for item, future in submitted:
-        outcome = _result_of(future)
-        attempt = 1
-        while not isinstance(outcome, units.Outcome) and attempt < _ATTEMPTS:
-            # The worker died, perhaps of this very unit: Prefect's own retries do not see that.
-            time.sleep(2**attempt / 2)
-            attempt += 1
-            outcome = _result_of(_submit(item, []))
+        outcome = _insist(future, lambda item=item: _submit(item, []))  # type: ignore[misc]
         if not isinstance(outcome, units.Outcome):
             reason = f"{item.unit}: its worker was lost {_ATTEMPTS} times ({outcome!r}); is there enough memory?"
             outcome = units.Outcome(item.unit, "failed", reason)
@@ -216,6 +238,20 @@ def _collect(submitted: list[tuple[units.Assignment, Any]], work: Work, done: in
         done += 1
         tell("computing", done, total)
     return done
+
+
+def _insist(future: Any, submit_again: Callable[[], Any]) -> Any:
+    """The result of `future`; where its worker died, perhaps of this very work, it is handed out again.
+
+    Prefect's own retries do not see a lost worker. What is raised by the work itself comes back at once.
+    """
+    result = _result_of(future)
+    attempt = 1
+    while isinstance(result, BaseException) and not isinstance(result, StratascopeError) and attempt < _ATTEMPTS:
+        time.sleep(2**attempt / 2)
+        attempt += 1
+        result = _result_of(submit_again())
+    return result
 
 
 def _result_of(future: Any) -> Any:
@@ -234,8 +270,7 @@ def _report(plan: Plan, found: Survey, result: AuditResult) -> None:
             store, run, name, options.model_dump(mode="json")
         )
         for name, options in found.analyses.items()
-        for run in plan.listings
-        if plan.listings[run].checkpoints
+        for run in _drawn_runs(plan, name)
     ]
     failures = _finished(drawn, "drawing")
     pages = build.plan_pages(store)
@@ -243,6 +278,12 @@ def _report(plan: Plan, found: Survey, result: AuditResult) -> None:
     failures += _finished(written, "writing pages")
     build.finish_report(store, pages, report_identity(plan, found) if not failures else "")
     result.failures += [f"report: {text}" for text in failures]
+
+
+def _drawn_runs(plan: Plan, name: str) -> list[str]:
+    if named(name).scope == "cohort":
+        return [""]
+    return [run for run, listing in plan.listings.items() if listing.checkpoints]
 
 
 def _finished(futures: list[Any], label: str) -> list[str]:

@@ -6,7 +6,11 @@ import logging
 import os
 from typing import Any
 
+from stratascope.errors import ClusterError
 from stratascope.flows.config import ClusterSpec
+
+GIB = 2**30
+CONNECT_SECONDS = 15
 
 _WORKER_ENVIRONMENT = {
     # One thread for each library: two that spin on the same cores cost a factor of tens.
@@ -49,3 +53,38 @@ def task_runner(spec: ClusterSpec) -> Any:
             "silence_logs": logging.CRITICAL,
         },
     )
+
+
+def check_workers(spec: ClusterSpec, needed: int) -> None:
+    """Refuse work that the workers have not the memory for.
+
+    `needed` is in bytes, for one worker. Raises ClusterError that names both numbers, or the scheduler that does not
+    answer.
+    """
+    available = _worker_memory(spec)
+    if available and needed > available:
+        raise ClusterError(
+            f"this audit needs about {needed / GIB:.1f} GiB for each worker, the workers have {available / GIB:.1f} GiB: "
+            "lower `capture.batch_size` or `cluster.workers`, or keep less of each layer."
+        )
+
+
+def _worker_memory(spec: ClusterSpec) -> int:
+    """Bytes that the smallest worker may use; 0 where that is not known."""
+    if spec.kind == "local":
+        import psutil
+
+        return int(psutil.virtual_memory().total / spec.workers)
+    from distributed import Client
+
+    try:
+        with Client(spec.address, timeout=CONNECT_SECONDS, set_as_default=False) as client:
+            workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    except (OSError, TimeoutError) as error:
+        raise ClusterError(
+            f"no Dask scheduler answers at {spec.address} ({type(error).__name__}): start one, or use "
+            "`cluster: {kind: local}`."
+        ) from None
+    if not workers:
+        raise ClusterError(f"the Dask scheduler at {spec.address} has no workers: start at least one.")
+    return min(int(worker.get("memory_limit") or 0) for worker in workers)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stratascope.errors import ConfigurationError, did_you_mean
 from stratascope.storage.checkpoint_files import RunSource
@@ -19,6 +19,8 @@ from stratascope.tasks.analysis import Options, discover, named
 from stratascope.tasks.capture.spec import CaptureSpec
 from stratascope.tasks.checks.spec import CheckSpec
 from stratascope.tasks.report.spec import ReportSpec
+
+LOSSES = ("cross_entropy", "mse", "mae")
 
 
 class ClusterSpec(BaseModel):
@@ -45,8 +47,9 @@ class AuditConfig(BaseModel):
     store: str
     probes: dict[str, ProbeSpec]
     runs: tuple[RunSource, ...] = Field(min_length=1)
-    task: Literal["classification", "regression"] = "classification"
-    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
+    task: Literal["classification", "regression", "tokens", "none"] = "classification"
+    loss: str = "cross_entropy"
+    """`cross_entropy`, `mse`, `mae`, or `module:name` of a function (outputs, targets)."""
     layers: tuple[str, ...] | None = None
     capture: CaptureSpec = CaptureSpec()
     analyses: dict[str, dict[str, Any]] | None = None
@@ -55,6 +58,15 @@ class AuditConfig(BaseModel):
     report: ReportSpec = ReportSpec()
     settle: float = Field(default=0.0, ge=0)
     """A file that changed within so many seconds is left for the next audit."""
+
+    @field_validator("loss")
+    @classmethod
+    def _loss_is_known(cls, loss: str) -> str:
+        if loss not in LOSSES and ":" not in loss:
+            raise ValueError(
+                f"there is no loss {loss!r}; use {', '.join(LOSSES)} or module:name." + did_you_mean(loss, LOSSES)
+            )
+        return loss
 
     @model_validator(mode="before")
     @classmethod
@@ -80,8 +92,8 @@ class AuditConfig(BaseModel):
             raise ValueError("an audit needs at least one probe")
         return self
 
-    def chosen_analyses(self) -> dict[str, Options]:
-        """The options of every analysis that this audit runs, by name. Raises ConfigurationError."""
+    def chosen_analyses(self, file: str = "configuration") -> dict[str, Options]:
+        """The options of every analysis that this audit runs, by name. Raises ConfigurationError that names `file`."""
         known = discover()
         wanted = (
             {name: {} for name, analysis in known.items() if analysis.default}
@@ -95,7 +107,7 @@ class AuditConfig(BaseModel):
             try:
                 chosen[name] = model.model_validate(wanted[name] or {})
             except ValidationError as error:
-                raise ConfigurationError(explain(error, model, f"analyses.{name}")) from None
+                raise ConfigurationError(explain(error, model, f"{file}: analyses.{name}")) from None
         return chosen
 
 
@@ -116,9 +128,12 @@ def load_config(path: Path, overrides: Sequence[str] = (), model: Any = AuditCon
         _override(content, override)
     content = _with_environment(content)
     try:
-        return model.model_validate(content)
+        settings = model.model_validate(content)
     except ValidationError as error:
         raise ConfigurationError(explain(error, model, path.name)) from None
+    if isinstance(settings, AuditConfig):
+        settings.chosen_analyses(path.name)
+    return settings
 
 
 def _override(content: dict[str, Any], override: str) -> None:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stratascope.errors import ConfigurationError
 from stratascope.flows.config import AuditConfig
-from stratascope.storage.checkpoint_files import CheckpointFile, Listing, RunSource, find_checkpoints, settle
+from stratascope.storage.checkpoint_files import CheckpointFile, Listing, RunSource, settle, split_runs
 from stratascope.storage.digests import identity_of
 from stratascope.storage.file_memory import FileMemory, file_state
-from stratascope.storage.probes import probe_source_files
+from stratascope.storage.probes import build_probe, probe_source_files
 from stratascope.storage.store import Store
 from stratascope.storage.units import Unit
-from stratascope.tasks.analysis import Options, named
+from stratascope.tasks.analysis import Analysis, CaptureRequest, Options, named
 from stratascope.tasks.capture.spec import CAPTURE_VERSION
-from stratascope.tasks.contexts import Subject
+from stratascope.tasks.contexts import RejectedFile, Subject
 from stratascope.tasks.report.drawing import report_unit
-from stratascope.tasks.units import Assignment
+from stratascope.tasks.units import Assignment, facts_identity
 
 REPORT_VERSION = 1
 
@@ -31,8 +33,11 @@ class Survey:
     folder: Path
     store: Store
     analyses: dict[str, Options]
+    sources: list[RunSource] = field(default_factory=list)
+    """One for each run, after one glob has been split into many."""
     files: dict[str, list[CheckpointFile]] = field(default_factory=dict)
-    facts: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    facts: dict[str, dict[Path, dict[str, Any]]] = field(default_factory=dict)
+    """What reading told of each file, by run: two runs may read one file with different networks."""
     unread: list[tuple[RunSource, CheckpointFile]] = field(default_factory=list)
     probes: dict[str, str] = field(default_factory=dict)
     unknown_probes: list[str] = field(default_factory=list)
@@ -46,6 +51,7 @@ class Plan:
     chains: list[list[Assignment]]
     """One for each checkpoint: the capture first, then what leans on it."""
     series: list[Assignment]
+    """Series of each run, then what compares runs."""
     rejected: list[tuple[str, CheckpointFile, str, str]]
     """(run, file, status, reason) of files that are quarantined or deferred."""
 
@@ -53,97 +59,111 @@ class Plan:
         return [item for chain in self.chains for item in chain] + self.series
 
 
-def facts_identity(source: RunSource) -> str:
-    """Under what the facts of a run's files are remembered."""
-    kept = source.model_dump(mode="json", include={"model", "state_dict", "allow_pickle"})
-    return identity_of({"facts": 1, **kept})
-
-
 def probe_identity(config: AuditConfig, name: str) -> str:
     """Under what a probe's digest is remembered."""
-    return identity_of({"probe": config.probes[name].model_dump(mode="json"), "version": 1})
+    return identity_of({"probe": config.probes[name].model_dump(mode="json"), "version": 2})
 
 
 def survey(config: AuditConfig, folder: Path, store: Store, rehash: bool = False) -> Survey:
-    """Find all files and recall what is known of them. Raises ConfigurationError."""
+    """Find all files and recall what is known of them. Raises ConfigurationError, ProbeError."""
     found = Survey(config, folder, store, config.chosen_analyses())
     memory = FileMemory(store)
-    for name, spec in config.probes.items():
-        paths = probe_source_files(spec, folder)
-        known = None
-        if paths and all(path.exists() for path in paths) and not rehash:
-            notes = [memory.recall(path, probe_identity(config, name)) for path in paths]
-            known = notes[0]["digest"] if notes[0] and all(note == notes[0] for note in notes) else None
+    for name in config.probes:
+        known = None if rehash else _known_probe(found, memory, name)
         if known is not None and store.is_current(Unit("probe", "", -1, name), known):
             found.probes[name] = known
         else:
             found.unknown_probes.append(name)
-    for source in config.runs:
-        files = find_checkpoints(source, folder)
-        found.files[source.name] = files
-        for file in files:
-            if config.settle and _is_fresh(file, config.settle):
-                reason = f"{file.path.name} changed within the last {config.settle:g} s"
-                found.facts[file.path] = {"status": "deferred", "reason": reason}
-                continue
-            known = None if rehash else memory.recall(file.path, facts_identity(source))
-            if known is None:
-                found.unread.append((source, file))
-            else:
-                found.facts[file.path] = known
+    for entry in config.runs:
+        for source, files in split_runs(entry, folder):
+            if source.name in found.files:
+                raise ConfigurationError(f"two runs are called {source.name!r}: rename one.")
+            found.sources.append(source)
+            found.files[source.name] = files
+            found.facts[source.name] = {}
+            for file in files:
+                _recall(found, memory, source, file, rehash)
     return found
 
 
+def _known_probe(found: Survey, memory: FileMemory, name: str) -> str | None:
+    """The digest of a probe without building it, where its files have not changed; one from a factory is built."""
+    spec = found.config.probes[name]
+    paths = probe_source_files(spec, found.folder)
+    if paths is None:
+        stored = found.store.manifest(Unit("probe", "", -1, name)) is not None
+        return build_probe(name, spec, found.folder).digest if stored else None
+    if not paths or not all(path.exists() for path in paths):
+        return None
+    notes = [memory.recall(path, probe_identity(found.config, name)) for path in paths]
+    first = notes[0]
+    return first["digest"] if first is not None and all(note == first for note in notes) else None
+
+
+def _recall(found: Survey, memory: FileMemory, source: RunSource, file: CheckpointFile, rehash: bool) -> None:
+    if found.config.settle and _is_fresh(file, found.config.settle):
+        reason = f"{file.path.name} changed within the last {found.config.settle:g} s"
+        found.facts[source.name][file.path] = {"status": "deferred", "reason": reason}
+        return
+    known = None if rehash else memory.recall(file.path, facts_identity(source))
+    if known is None:
+        found.unread.append((source, file))
+    else:
+        found.facts[source.name][file.path] = known
+
+
 def _is_fresh(file: CheckpointFile, seconds: float) -> bool:
-    newest = max(state[2] for state in file_state(file.path))
+    newest = max((state[2] for state in file_state(file.path)), default=0)
     return time.time() - newest / 1e9 < seconds
 
 
 def make_plan(found: Survey) -> Plan:
     """Every unit that this audit wants, with its identity. Raises ConfigurationError for two files of one step."""
     plan = Plan({}, [], [], [])
-    for source in found.config.runs:
+    for source in found.sources:
         usable = []
         for file in found.files[source.name]:
-            facts = found.facts[file.path]
+            facts = found.facts[source.name][file.path]
             if facts["status"] == "ok":
                 usable.append(file)
             else:
                 plan.rejected.append((source.name, file, facts["status"], facts["reason"]))
-        listing = settle(source, usable, found.facts)
+        listing = settle(source, usable, found.facts[source.name])
         plan.listings[source.name] = listing
-        subject = Subject(
-            str(found.store.path), source.name, tuple(sorted(found.probes)), source, str(found.folder),
-            found.config.task, found.config.loss,
-        )  # fmt: skip
-        captures = []
-        for file in listing.checkpoints:
-            chain = _chain(found, source, subject, file)
-            plan.chains.append(chain)
-            captures.append(chain[0].identity)
-        if listing.checkpoints:
-            plan.series += _series(found, source, subject, listing.checkpoints, captures)
+        plan.chains += [_chain(found, source, file) for file in listing.checkpoints]
+    plan.series = later_units(found, plan, [chain[0] for chain in plan.chains])
     return plan
 
 
-def _chain(found: Survey, source: RunSource, subject: Subject, file: CheckpointFile) -> list[Assignment]:
+def _subject(found: Survey, source: RunSource) -> Subject:
+    return Subject(
+        str(found.store.path), source.name, tuple(sorted(found.probes)), source, str(found.folder),
+        found.config.task, found.config.loss,
+    )  # fmt: skip
+
+
+def requests_of(found: Survey) -> tuple[CaptureRequest, ...]:
+    """What the chosen analyses want from the forward pass."""
+    return tuple(named(name).request(options) for name, options in found.analyses.items())
+
+
+def _chain(found: Survey, source: RunSource, file: CheckpointFile) -> list[Assignment]:
     config = found.config
-    requests = tuple(named(name).request(options) for name, options in found.analyses.items())
+    requests = requests_of(found)
     base = {
-        "weights": found.facts[file.path]["weights_digest"],
+        "weights": found.facts[source.name][file.path]["weights_digest"],
         "model": source.model.model_dump(mode="json"),
         "probes": found.probes,
     }
-    spec = config.capture.model_dump(mode="json", exclude={"batch_size"})
     wanted = {
         **base,
-        "capture": spec,
+        "capture": config.capture.model_dump(mode="json", exclude={"batch_size"}),
         "version": CAPTURE_VERSION,
         "layers": list(config.layers) if config.layers is not None else None,
-        "requests": sorted({pattern for request in requests for pattern in request.layers}),
+        "requests": sorted([[*request.layers], [*request.keep]] for request in requests if request.layers),
     }
     shared: dict[str, Any] = {
-        "subject": subject, "files": (file,), "facts_identity": facts_identity(source), "capture": config.capture,
+        "subjects": (_subject(found, source),), "files": (file,), "capture": config.capture,
         "layers": config.layers, "requests": requests,
     }  # fmt: skip
     step = file.step
@@ -163,38 +183,54 @@ def _chain(found: Survey, source: RunSource, subject: Subject, file: CheckpointF
     return chain
 
 
-def _series(
-    found: Survey, source: RunSource, subject: Subject, files: list[CheckpointFile], captures: list[str]
-) -> list[Assignment]:
+def later_units(found: Survey, plan: Plan, captures: Sequence[Assignment]) -> list[Assignment]:
+    """The series of each run and what compares runs, over the checkpoints of `captures`."""
+    analyses = {name: (named(name), options.model_dump(mode="json")) for name, options in found.analyses.items()}
     assignments = []
-    for name, options in found.analyses.items():
-        analysis = named(name)
-        if analysis.scope != "series":
-            continue
-        chosen = options.model_dump(mode="json")
-        weights = [found.facts[file.path]["weights_digest"] for file in files]
-        parts = {
-            "analysis": name, "version": analysis.version, "options": chosen, "steps": [file.step for file in files],
-            "upstream": captures if "activations" in analysis.needs else weights,
-        }  # fmt: skip
-        unit = Unit("series", source.name, -1, name)
-        assignments.append(
-            Assignment(unit, identity_of(parts), parts, subject, tuple(files), facts_identity(source), chosen)
+    for source in found.sources:
+        mine = [item for item in captures if item.unit.run == source.name]
+        rejected = tuple(
+            RejectedFile(run, file.step if file.step is not None else -1, file.path.name, reason)
+            for run, file, status, reason in plan.rejected
+            if run == source.name and status == "quarantined"
         )
+        for name, (analysis, chosen) in analyses.items():
+            if analysis.scope == "series" and (mine or "rejected" in analysis.needs):
+                unit = Unit("series", source.name, -1, name)
+                assignments.append(_later(unit, analysis, chosen, mine, [_subject(found, source)], rejected))
+    for name, (analysis, chosen) in analyses.items():
+        if analysis.scope == "cohort" and captures:
+            subjects = [_subject(found, source) for source in found.sources]
+            assignments.append(_later(Unit("cohort", "", -1, name), analysis, chosen, captures, subjects, ()))
     return assignments
 
 
-def series_of_stored(found: Survey, plan: Plan) -> list[Assignment]:
-    """The series units over those checkpoints whose capture is stored: one that failed does not sink them."""
-    assignments = []
-    for source in found.config.runs:
-        captures = [chain[0] for chain in plan.chains if chain[0].unit.run == source.name]
-        stored = [item for item in captures if found.store.is_current(item.unit, item.identity)]
-        if stored:
-            files = [item.files[0] for item in stored]
-            identities = [item.identity for item in stored]
-            assignments += _series(found, source, stored[0].subject, files, identities)
-    return assignments
+def _later(
+    unit: Unit,
+    analysis: Analysis,
+    chosen: dict[str, Any],
+    captures: Sequence[Assignment],
+    subjects: Sequence[Subject],
+    rejected: tuple[RejectedFile, ...],
+) -> Assignment:
+    reads_layers = "activations" in analysis.needs
+    parts: dict[str, Any] = {
+        "analysis": unit.analysis, "version": analysis.version, "options": chosen,
+        "steps": [[item.unit.run, item.unit.step] for item in captures],
+        "upstream": [item.identity if reads_layers else item.parts["weights"] for item in captures],
+    }  # fmt: skip
+    if "rejected" in analysis.needs:
+        parts["rejected"] = [list(astuple(item)) for item in rejected]
+    files = tuple(item.files[0] for item in captures)
+    return Assignment(unit, identity_of(parts), parts, tuple(subjects), files, rejected, chosen)
+
+
+def later_units_of_stored(found: Survey, plan: Plan) -> list[Assignment]:
+    """The same over those checkpoints whose capture is stored: one that failed does not sink the others."""
+    captures = [chain[0] for chain in plan.chains]
+    return later_units(
+        found, plan, [item for item in captures if found.store.is_current(item.unit, item.identity)]
+    )
 
 
 def report_identity(plan: Plan, found: Survey) -> str:

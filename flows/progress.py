@@ -6,16 +6,15 @@ from collections.abc import Callable
 from contextvars import ContextVar
 
 Listener = Callable[[str, int, int], None]
-_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
 
 
 def listen(listener: Listener) -> None:
-    """From now on call `listener` with (what, done, total)."""
-    _listener.set(listener)
+    """From now on call `listener` with (what, done, total), beside those that listen already."""
+    _listeners.set((*_listeners.get(), listener))
 
 
 def tell(what: str, done: int, total: int) -> None:
-    """Tell the listener, if there is one."""
-    listener = _listener.get()
-    if listener is not None:
+    """Tell all listeners."""
+    for listener in _listeners.get():
         listener(what, done, total)

@@ -6,10 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from stratascope.flows.plan import Plan, Survey, report_identity
 from stratascope.storage.audits import read_audits, write_audit
+from stratascope.storage.units import Unit
 from stratascope.tasks.checks.evaluate import Outcome as CheckOutcome
 from stratascope.tasks.checks.evaluate import bound, evaluate, expand, verdict
 from stratascope.tasks.units import Assignment, Outcome
@@ -61,14 +63,16 @@ def conclude(
     """
     counts = Counter(item.status for item in outcomes)
     failed = {(item.unit.run, item.unit.step): item.reason for item in outcomes if item.status == "failed"}
+    changed = {(item.unit.run, item.unit.step): item.reason for item in outcomes if item.status == "deferred"}
     computed = {(item.unit.run, item.unit.step) for item in outcomes if item.status == "computed"}
     late = {(item.unit.run, item.unit.step) for item in postponed}
     checkpoints = []
     for run, listing in plan.listings.items():
         for file in listing.checkpoints:
             key = (run, file.step or 0)
-            status = "computed" if key in computed else "deferred" if key in late else "cached"
-            reason = failed.get(key, "the time was up; the next audit goes on" if key in late else "")
+            status = "deferred" if key in late or key in changed else "computed" if key in computed else "cached"
+            reason = "the time was up; the next audit goes on" if key in late else changed.get(key, "")
+            reason = failed.get(key, reason)
             checkpoints.append(_entry(run, file.step, file.path, status, reason))
         checkpoints += [_entry(run, file.step, file.path, "duplicate", "") for file in listing.duplicates]
         checkpoints += [
@@ -78,6 +82,7 @@ def conclude(
     checkpoints += [
         _entry(run, file.step, file.path, status, reason) for run, file, status, reason in plan.rejected
     ]
+    checkpoints += gone(found, plan)
     stored = [item.unit for item in plan.units() if found.store.manifest(item.unit) is not None]
     judged: list[CheckOutcome] = evaluate(found.store.rows(stored), found.config.checks)
     result = AuditResult(
@@ -136,6 +141,23 @@ def repeat(found: Survey, plan: Plan) -> AuditResult | None:
     kept = {key: earlier[key] for key in ("plan", "title", "conditions", "analyses")}
     write_audit(found.store, {**result.as_json(), **kept, "seconds": 0.0})
     return result
+
+
+def gone(found: Survey, plan: Plan) -> list[dict[str, Any]]:
+    """What is stored of the configured runs and has no file any more: its results stay."""
+    known = {item.unit for chain in plan.chains for item in chain} | {
+        Unit("checkpoint", run, file.step, "capture")
+        for run, listing in plan.listings.items()
+        for file in listing.unselected
+        if file.step is not None
+    }
+    entries = []
+    for unit, manifest in found.store.manifests().items():
+        if unit.analysis == "capture" and unit.run in plan.listings and unit not in known:
+            file = next(iter(manifest.recorded.get("files", ())), "")
+            if not Path(file).exists():
+                entries.append(_entry(unit.run, unit.step, file, "gone", "the file is gone; its results are kept"))
+    return entries
 
 
 def _entry(run: str, step: int | None, path: Any, status: str, reason: str) -> dict[str, Any]:

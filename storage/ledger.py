@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -50,6 +51,7 @@ COLUMNS = (
 )  # fmt: skip
 """The public columns, in order (design, section 7)."""
 
+_SOURCES = b"stratascope_sources"
 assert set(COLUMNS) == {item.name for item in fields(Row)}
 
 
@@ -79,10 +81,36 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     parquet.write_table(pa.Table.from_pylist(table, schema=_schema()), path, compression="zstd")
 
 
+def write_compacted(path: Path, sources: Iterable[Path], identity: str) -> None:
+    """Join the rows of `sources` into one file that remembers their `identity`; by temporary name and rename."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    tables = [parquet.ParquetFile(source).read() for source in sources]
+    table = pa.concat_tables(tables) if tables else _schema().empty_table()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    parquet.write_table(table.replace_schema_metadata({_SOURCES: identity}), temporary, compression="zstd")
+    os.replace(temporary, path)
+
+
+def compacted_identity(path: Path) -> str | None:
+    """What `write_compacted` was told of the file `path`; None where there is none or it is damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    try:
+        found = parquet.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowException):
+        return None
+    return found[_SOURCES].decode() if _SOURCES in found else None
+
+
 def read_files(paths: Iterable[Path]) -> pd.DataFrame:
     """The rows of all `paths` as one data frame with `COLUMNS`; empty where there are none."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     tables = [parquet.ParquetFile(path).read() for path in paths]
+    tables = [table.replace_schema_metadata(None) for table in tables]
     return (pa.concat_tables(tables) if tables else _schema().empty_table()).to_pandas()

@@ -12,7 +12,8 @@ class ModelSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    factory: str
+    factory: str = ""
+    """Empty where the file is a program of its own (TorchScript, torch.export)."""
     args: dict[str, Any] = Field(default_factory=dict)
     call: str = "positional"
     """`positional`, `keywords` (inputs are a mapping), or `module:name` of a function (network, inputs)."""

@@ -157,12 +157,43 @@ class Store:
     # -- reading -----------------------------------------------------------------------------------------
 
     def rows(self, units: Iterable[Unit] | None = None) -> pd.DataFrame:
-        """The ledger's rows of `units` (default: of every committed unit) as a data frame."""
+        """The ledger's rows of `units` (default: of every committed unit) as a data frame.
+
+        The whole ledger is read from `ledger/_compacted/`, one file a run, which is rebuilt where it is stale.
+        """
         from stratascope.storage.ledger import read_files
 
-        chosen = self.manifests() if units is None else units
-        paths = [self.path / "ledger" / f"{unit.relative_path}.parquet" for unit in chosen]
+        if units is None:
+            try:
+                return read_files(self._compacted())
+            except OSError:  # a store that may only be read is read file by file
+                units = self.manifests()
+        paths = [self._ledger_file(unit) for unit in units]
         return read_files(path for path in paths if path.exists())
+
+    def _ledger_file(self, unit: Unit) -> Path:
+        return self.path / "ledger" / f"{unit.relative_path}.parquet"
+
+    def _compacted(self) -> list[Path]:
+        """One file of rows for each run, and one for what belongs to none."""
+        from stratascope.storage.digests import identity_of
+        from stratascope.storage.ledger import compacted_identity, write_compacted
+
+        groups: dict[str, dict[Path, str]] = {}
+        for unit, manifest in self.manifests().items():
+            file = self._ledger_file(unit)
+            facts = manifest.files.get(file.relative_to(self.path).as_posix())
+            if facts is not None:
+                groups.setdefault(unit.run or "_cohort", {})[file] = facts["xxh3"]
+        found = []
+        for name, files in sorted(groups.items()):
+            sources = {path: checksum for path, checksum in files.items() if path.exists()}
+            identity = identity_of({path.relative_to(self.path).as_posix(): sources[path] for path in sources})
+            target = self.path / "ledger" / "_compacted" / f"{name}.parquet"
+            if compacted_identity(target) != identity:
+                write_compacted(target, sorted(sources), identity)
+            found.append(target)
+        return found
 
     def array(self, path: str) -> np.ndarray:
         """The whole array at `path` below the archive."""

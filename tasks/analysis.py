@@ -23,7 +23,7 @@ from stratascope.storage.ledger import Row
 QUESTIONS = ("intake", "representation")
 """The folders of `tasks/` that hold analyses; one line for each new question."""
 
-Need = Literal["weights", "initial_weights", "activations", "network", "gradients", "trace"]
+Need = Literal["weights", "initial_weights", "activations", "network", "gradients", "trace", "rejected"]
 
 
 class Options(BaseModel):

@@ -59,6 +59,16 @@ class Subject:
         return {name: read_probe(store, name) for name in self.probes}
 
 
+@dataclass(frozen=True)
+class RejectedFile:
+    """A file that is quarantined, by its name; `step` -1 where none can be told."""
+
+    run: str
+    step: int
+    name: str
+    reason: str
+
+
 @dataclass
 class CheckpointContext:
     """One checkpoint of a run."""
@@ -111,11 +121,15 @@ class CheckpointContext:
         return statistics_of(self.store, self._place("statistics", probe, layer))
 
     def network(self) -> nn.Module:
-        """A private copy of the network with this checkpoint's weights."""
+        """A private copy of the network with this checkpoint's weights.
+
+        Raises CheckpointError, and DeferredCheckpointError where the file has other weights by now.
+        """
         from stratascope.tasks.intake.facts import load_network
 
         assert self.file is not None
-        return load_network(self.file, self.subject.source, Path(self.subject.folder))
+        folder = Path(self.subject.folder)
+        return load_network(self.file, self.subject.source, folder, self.facts.get("weights_digest"))
 
     def _place(self, kind: str, *parts: str) -> str:
         return join_path("runs", self.run, step_directory(self.step), kind, *parts)
@@ -129,6 +143,8 @@ class SeriesContext:
     subject: Subject
     steps: tuple[int, ...]
     facts: dict[int, dict[str, Any]] = field(default_factory=dict)
+    rejected: tuple[RejectedFile, ...] = ()
+    """The run's files that cannot be audited."""
 
     @property
     def run(self) -> str:
@@ -140,6 +156,18 @@ class SeriesContext:
 
     def at(self, step: int) -> CheckpointContext:
         return CheckpointContext(self.store, self.subject, step, self.facts.get(step, {}))
+
+
+@dataclass
+class CohortContext:
+    """All runs of an audit, side by side."""
+
+    store: Store
+    runs: dict[str, SeriesContext]
+
+    @cached_property
+    def probes(self) -> dict[str, Probe]:
+        return next(iter(self.runs.values())).probes if self.runs else {}
 
 
 @dataclass
@@ -160,11 +188,12 @@ class View:
 
     def arrays(self, step: int | None = None) -> dict[str, np.ndarray]:
         """This analysis's arrays by path below it; names with escapes are decoded."""
-        root = (
-            join_path("series", self.run, self.analysis)
-            if step is None
-            else join_path("runs", self.run, step_directory(step), self.analysis)
-        )
+        if step is not None:
+            root = join_path("runs", self.run, step_directory(step), self.analysis)
+        elif self.scope == "cohort":
+            root = join_path("cohort", self.analysis)
+        else:
+            root = join_path("series", self.run, self.analysis)
         return {
             "/".join(decode_path_part(part) for part in path[len(root) + 1 :].split("/")): self.store.array(path)
             for path in self.store.list_arrays(root)

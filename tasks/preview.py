@@ -16,7 +16,9 @@ from stratascope.tasks.analysis import CaptureRequest
 from stratascope.tasks.capture.spec import CaptureSpec
 
 if TYPE_CHECKING:
+    from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
     from stratascope.tasks.capture.layers import LayerInfo
+    from stratascope.tasks.intake.facts import LoadedNetwork
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,20 @@ class LayerPreview:
     bytes: int
 
 
+PROCESS_BYTES = 600 << 20
+"""A worker with its libraries loaded, before any network."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the driver must know before it hands out work: small enough to travel."""
+
+    bytes: int = 0
+    memory: int = 0
+    seconds: float = 0.0
+    complaint: str = ""
+
+
 @dataclass(frozen=True)
 class Preview:
     """What one checkpoint of a run would cost."""
@@ -40,7 +56,8 @@ class Preview:
     seconds: float = 0.0
     """One forward pass over all probes in this process, estimated from one batch."""
     warnings: list[str] = field(default_factory=list)
-    can_be_hooked: bool = True
+    memory: int = 0
+    """Bytes that a worker needs at its peak, roughly."""
 
     @property
     def bytes(self) -> int:
@@ -51,6 +68,7 @@ class Preview:
 
 
 def preview(
+    loaded: LoadedNetwork,
     model: ModelSpec,
     folder: Path,
     probes: Sequence[Probe],
@@ -58,31 +76,32 @@ def preview(
     requests: Sequence[CaptureRequest],
     spec: CaptureSpec,
 ) -> Preview:
-    """Build the bare network, show it one batch, and tell what would be kept.
+    """Show the network one batch, and tell what would be kept.
 
     Raises ConfigurationError for a pattern that matches nothing, CaptureError for inputs that do not fit,
     ProbeError for an empty probe.
     """
     import torch
 
-    from stratascope.tasks.capture.observe import can_be_hooked, example_batch, fixed_batch_size
+    from stratascope.tasks.capture.observe import example_batch
     from stratascope.tasks.capture.planning import plan_capture
-    from stratascope.tasks.models.network import build_network, call_network, select_output
+    from stratascope.tasks.models.network import call_network, select_output
 
-    network = build_network(model, folder).eval()
+    network, traits = loaded.module, loaded.traits
     dtype = getattr(torch, model.compute_dtype)
     network.to(dtype)
     layers: dict[str, LayerPreview] = {}
-    seconds = 0.0
+    seconds, batch_bytes = 0.0, 0
     warnings: dict[str, None] = {}
     for probe in probes:
-        plan = plan_capture(network, probe, patterns, requests, spec, model, folder)
+        plan = plan_capture(network, probe, patterns, requests, spec, model, folder, traits)
         warnings |= dict.fromkeys(plan.warnings)
+        size = traits.fixed_batch_size or min(spec.batch_size, len(probe))
         for layer in plan.layers:
             if layer.name in plan.selected:
                 known = layers[layer.name].bytes if layer.name in layers else 0
                 layers[layer.name] = _layer_preview(layer, plan.keep[layer.name], spec, len(probe), known)
-        size = fixed_batch_size(network) or min(spec.batch_size, len(probe))
+        batch_bytes = max(batch_bytes, size * 4 * sum(layer.values_per_sample for layer in plan.layers))
         batch = example_batch(probe, size, dtype)
         with torch.inference_mode():
             select_output(call_network(network, batch, model, folder), model.output)
@@ -90,7 +109,9 @@ def preview(
             call_network(network, batch, model, folder)
         seconds += (time.perf_counter() - started) * len(probe) / size
     count = sum(item.numel() for item in network.parameters())
-    return Preview(list(layers.values()), count, seconds, list(warnings), can_be_hooked(network))
+    # The file and the network hold the weights once each; a batch's layers may all be alive at once, and be copied.
+    memory = PROCESS_BYTES + 8 * count + 2 * batch_bytes
+    return Preview(list(layers.values()), count, seconds, list(warnings), memory)
 
 
 def _layer_preview(
@@ -111,19 +132,34 @@ def _kept_values(reduction: str, layer: LayerInfo, spec: CaptureSpec) -> int:
     return layer.shape[layer.unit_axis]
 
 
-def complaint(
+def network_of(source: RunSource, files: Sequence[CheckpointFile], folder: Path) -> LoadedNetwork:
+    """The bare network of a run; the program in its first file where it has no factory. Raises CheckpointError."""
+    from stratascope.tasks.intake.facts import LoadedNetwork, open_network
+    from stratascope.tasks.intake.load import NetworkTraits
+    from stratascope.tasks.models.network import build_network
+
+    if source.model.factory:
+        return LoadedNetwork(build_network(source.model, folder).eval(), NetworkTraits())
+    return open_network(files[0], source, folder)
+
+
+def estimate(
     store_path: str,
-    model: ModelSpec,
+    source: RunSource,
+    files: Sequence[CheckpointFile],
     folder: str,
     probes: Sequence[str],
     patterns: Sequence[str] | None,
     requests: Sequence[CaptureRequest],
     spec: CaptureSpec,
-) -> str:
-    """Why a run of this network cannot be audited with these probes and layers; "" where it can."""
+) -> Estimate:
+    """What one checkpoint of a run costs, or why the run cannot be audited with these probes and layers."""
     store = Store.open(store_path)
     try:
-        preview(model, Path(folder), [read_probe(store, name) for name in probes], patterns, requests, spec)
+        found = preview(
+            network_of(source, files, Path(folder)), source.model, Path(folder),
+            [read_probe(store, name) for name in probes], patterns, requests, spec,
+        )  # fmt: skip
     except StratascopeError as error:
-        return str(error)
-    return ""
+        return Estimate(complaint=str(error))
+    return Estimate(found.bytes, found.memory, found.seconds)

@@ -9,6 +9,7 @@ from typing import Any
 
 from stratascope.errors import AnalysisError, DeferredCheckpointError, DoesNotApply, StratascopeError
 from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
+from stratascope.storage.digests import identity_of
 from stratascope.storage.file_memory import FileMemory, file_state
 from stratascope.storage.ledger import Row
 from stratascope.storage.probes import ProbeSpec, build_probe, probe_source_files, store_probe
@@ -16,7 +17,10 @@ from stratascope.storage.store import Store, process_facts
 from stratascope.storage.units import Unit
 from stratascope.tasks.analysis import CaptureRequest, named
 from stratascope.tasks.capture.spec import CaptureSpec
-from stratascope.tasks.contexts import CheckpointContext, SeriesContext, Subject
+from stratascope.tasks.contexts import CheckpointContext, CohortContext, RejectedFile, SeriesContext, Subject
+
+FACTS_VERSION = 2
+"""Of what is remembered of a checkpoint file."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +30,29 @@ class Assignment:
     unit: Unit
     identity: str
     parts: dict[str, Any]
-    subject: Subject
+    subjects: tuple[Subject, ...]
+    """The run that the unit belongs to; all runs for a cohort."""
     files: tuple[CheckpointFile, ...] = ()
-    facts_identity: str = ""
+    rejected: tuple[RejectedFile, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     capture: CaptureSpec = field(default_factory=CaptureSpec)
     layers: tuple[str, ...] | None = None
     requests: tuple[CaptureRequest, ...] = ()
 
+    @property
+    def subject(self) -> Subject:
+        return self.subjects[0]
+
+
+def facts_identity(source: RunSource) -> str:
+    """Under what the facts of a run's files are remembered."""
+    kept = source.model_dump(mode="json", include={"model", "state_dict", "allow_pickle"})
+    return identity_of({"facts": FACTS_VERSION, **kept})
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a unit: `computed`, `cached` or `failed`, and why."""
+    """What became of a unit: `computed`, `cached`, `deferred` or `failed`, and why."""
 
     unit: Unit
     status: str
@@ -98,9 +113,12 @@ def compute_unit(assignment: Assignment) -> Outcome:
                     staged.summary = _capture(store, assignment, staged)
                 else:
                     _analyse(store, assignment, staged)
-                staged.recorded = {**process_facts(), "seconds": time.time() - started}
+                files = [str(file.path) for file in assignment.files] if unit.scope == "checkpoint" else []
+                staged.recorded = {**process_facts(), "seconds": time.time() - started, "files": files}
                 staged.commit()
         return Outcome(unit, "computed")
+    except DeferredCheckpointError as error:
+        return Outcome(unit, "deferred", str(error))
     except StratascopeError as error:
         return Outcome(unit, "failed", f"{unit}: {error}")
     except Exception as error:
@@ -109,40 +127,28 @@ def compute_unit(assignment: Assignment) -> Outcome:
 
 def _capture(store: Store, assignment: Assignment, staged: Any) -> dict[str, Any]:
     from stratascope.tasks.capture.extract import extract
-    from stratascope.tasks.intake.facts import load_network
+    from stratascope.tasks.intake.facts import open_network
 
     subject = assignment.subject
-    network = load_network(assignment.files[0], subject.source, Path(subject.folder))
+    folder = Path(subject.folder)
+    loaded = open_network(assignment.files[0], subject.source, folder, assignment.parts["weights"])
     return {
         name: extract(
-            network,
-            probe,
-            assignment.layers,
-            assignment.requests,
-            assignment.capture,
-            subject.source.model,
-            staged,
-            Path(subject.folder),
+            loaded.module, probe, assignment.layers, assignment.requests, assignment.capture, subject.source.model,
+            staged, folder, loaded.traits,
         )
         for name, probe in subject.probes_of(store).items()
-    }
+    }  # fmt: skip
 
 
 def _analyse(store: Store, assignment: Assignment, staged: Any) -> None:
-    unit, subject = assignment.unit, assignment.subject
+    unit = assignment.unit
     analysis = named(unit.analysis)
     reads_layers = unit.scope == "checkpoint" and "activations" in analysis.needs
     if reads_layers and store.manifest(Unit("checkpoint", unit.run, unit.step, "capture")) is None:
         raise AnalysisError("the layers that it reads could not be captured.")
     options = analysis.options.model_validate(assignment.options)
-    memory = FileMemory(store)
-    facts = {file.step: memory.recall(file.path, assignment.facts_identity) or {} for file in assignment.files}
-    context: Any
-    if unit.scope == "checkpoint":
-        context = CheckpointContext(store, subject, unit.step, facts[unit.step], assignment.files[0])
-    else:
-        steps = tuple(file.step for file in assignment.files if file.step is not None)
-        context = SeriesContext(store, subject, steps, {step: facts[step] for step in steps})
+    context = _context(store, assignment)
     try:
         findings = analysis.compute(context, options)
     except DoesNotApply as reason:
@@ -153,6 +159,28 @@ def _analyse(store: Store, assignment: Assignment, staged: Any) -> None:
     staged.write_rows([row if row.unit else replace(row, unit=units.get(row.metric, "")) for row in findings.rows])
     for path, array in findings.arrays.items():
         staged.write_array(path, array)
+
+
+def _context(store: Store, assignment: Assignment) -> CheckpointContext | SeriesContext | CohortContext:
+    unit, memory = assignment.unit, FileMemory(store)
+
+    def facts(subject: Subject, file: CheckpointFile) -> dict[str, Any]:
+        known = memory.recall(file.path, facts_identity(subject.source))
+        if known is None:
+            raise DeferredCheckpointError(
+                f"{file.path.name} has changed since this audit began: it is left for the next one."
+            )
+        return known
+
+    if unit.scope == "checkpoint":
+        (file,), subject = assignment.files, assignment.subject
+        return CheckpointContext(store, subject, unit.step, facts(subject, file), file)
+    series = {}
+    for subject in assignment.subjects:
+        mine = {file.step: facts(subject, file) for file in assignment.files if file.run == subject.run}
+        known = {step: found for step, found in mine.items() if step is not None}
+        series[subject.run] = SeriesContext(store, subject, tuple(known), known, assignment.rejected)
+    return CohortContext(store, series) if unit.scope == "cohort" else series[unit.run]
 
 
 def _one_thread() -> None:

@@ -20,7 +20,7 @@ from stratascope.storage.staging import StagedUnit
 from stratascope.tasks.analysis import CaptureRequest
 from stratascope.tasks.capture.accumulators import BatchPart, LayerStatistics
 from stratascope.tasks.capture.layers import OUTPUT, LayerInfo, tensors_in
-from stratascope.tasks.capture.observe import fixed_batch_size
+from stratascope.tasks.capture.observe import ORDINARY
 from stratascope.tasks.capture.planning import CapturePlan, plan_capture
 from stratascope.tasks.capture.reductions import (
     by_unit,
@@ -34,6 +34,7 @@ from stratascope.tasks.capture.reductions import (
     to_stored,
 )
 from stratascope.tasks.capture.spec import CaptureSpec
+from stratascope.tasks.intake.load import NetworkTraits
 from stratascope.tasks.models.network import as_tensor, call_network, select_output
 
 Receive = Callable[[LayerInfo, Tensor], None]
@@ -101,6 +102,7 @@ def extract(
     model: ModelSpec,
     staged: StagedUnit,
     folder: Path | None = None,
+    traits: NetworkTraits = ORDINARY,
 ) -> dict[str, Any]:
     """Run `probe` through `network` once and write what `spec` keeps into `staged`.
 
@@ -109,16 +111,20 @@ def extract(
     """
     was_training = network.training
     dtype = getattr(torch, model.compute_dtype)
-    network.eval()
+    # An exported program has its mode built in, and refuses to change it.
+    has_mode = traits.kind != "exported"
+    if has_mode:
+        network.eval()
     if dtype != torch.float32:
         network.to(dtype)
     try:
-        plan = plan_capture(network, probe, patterns, requests, spec, model, folder)
+        plan = plan_capture(network, probe, patterns, requests, spec, model, folder, traits)
         writer = _Writer(staged, probe, plan, spec)
-        _run(network, probe, plan, spec, model, writer, folder)
+        _run(network, probe, plan, spec, model, writer, folder, traits.fixed_batch_size)
         writer.finish()
     finally:
-        network.train(was_training)
+        if has_mode:
+            network.train(was_training)
     shown = [layer for layer in plan.layers if layer.name in plan.selected]
     facts = {
         layer.name: {
@@ -146,9 +152,9 @@ def _run(
     model: ModelSpec,
     writer: _Writer,
     folder: Path | None,
+    fixed: int | None,
 ) -> None:
     dtype = getattr(torch, model.compute_dtype)
-    fixed = fixed_batch_size(network)
     size = fixed or spec.batch_size
     start = 0
     batch = _Batch()

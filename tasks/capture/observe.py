@@ -15,11 +15,14 @@ from stratascope.storage.model_spec import ModelSpec
 from stratascope.storage.probes import Probe
 from stratascope.tasks.capture.axes import AxisGuesser
 from stratascope.tasks.capture.layers import LayerInfo, tensors_in
+from stratascope.tasks.intake.load import NetworkTraits
 from stratascope.tasks.models.network import as_tensor, call_network
 
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm)
 RECTIFIERS = (nn.ReLU, nn.ReLU6)
+ORDINARY = NetworkTraits()
+"""A plain module: it takes hooks, and batches of any size."""
 _RECTIFYING = frozenset({"relu", "relu_", "relu6", "hardtanh", "clamp_min"})
 
 
@@ -52,36 +55,28 @@ def observe(
     spec: ModelSpec,
     folder: Path | None = None,
     axes: Mapping[str, Sequence[str]] | None = None,
+    traits: NetworkTraits = ORDINARY,
 ) -> Observation:
     """Run `network` on two small batches of different sizes; what grows with them is the sample axis.
 
     Raises CaptureError where it does not take the probe. The network is left as it was.
     """
-    if not can_be_hooked(network):
+    if not traits.hookable:
         return Observation()
     was_training = network.training
     dtype = getattr(torch, spec.compute_dtype)
-    fixed = fixed_batch_size(network)
+    fixed = traits.fixed_batch_size
     sizes = (fixed, fixed) if fixed else (2, 3)
     try:
-        network.eval()
+        if traits.kind != "exported":
+            network.eval()
         passes = [_Pass(network, AxisGuesser(axes or {})) for _ in sizes]
         for size, one in zip(sizes, passes, strict=True):
             one.run(example_batch(probe, size, dtype), spec, folder)
     finally:
-        network.train(was_training)
+        if traits.kind != "exported":
+            network.train(was_training)
     return _compare(passes[0], passes[1], sizes, axes or {})
-
-
-def can_be_hooked(network: nn.Module) -> bool:
-    """Whether layers can be captured: TorchScript programs take no hooks."""
-    return not isinstance(network, torch.jit.ScriptModule)
-
-
-def fixed_batch_size(network: nn.Module) -> int | None:
-    """The only batch size that an exported program takes; None where any does."""
-    size = getattr(network, "fixed_batch_size", None)
-    return int(size) if isinstance(size, int) else None
 
 
 @dataclass

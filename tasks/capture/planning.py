@@ -13,9 +13,10 @@ from stratascope.storage.model_spec import ModelSpec
 from stratascope.storage.probes import Probe
 from stratascope.tasks.analysis import CaptureRequest
 from stratascope.tasks.capture.layers import LAST_LINEAR, OUTPUT, LayerInfo, last_linear, select_layers
-from stratascope.tasks.capture.observe import Observation, can_be_hooked, observe
+from stratascope.tasks.capture.observe import ORDINARY, Observation, observe
 from stratascope.tasks.capture.reductions import effective_reduction
 from stratascope.tasks.capture.spec import CaptureSpec
+from stratascope.tasks.intake.load import NetworkTraits
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def plan_capture(
     spec: CaptureSpec,
     model: ModelSpec,
     folder: Path | None = None,
+    traits: NetworkTraits = ORDINARY,
 ) -> CapturePlan:
     """Look at the network once and settle layers, reductions, aliases and what needs the output.
 
@@ -55,7 +57,7 @@ def plan_capture(
     """
     if len(probe) == 0:
         raise ProbeError(f"probe {probe.name!r} is empty.")
-    seen = observe(network, probe, model, folder, spec.axes)
+    seen = observe(network, probe, model, folder, spec.axes, traits)
     chosen = {layer.name: layer for layer in select_layers(patterns, seen.layers)} if seen.layers else {}
     keep: dict[str, tuple[str, ...]] = {name: tuple(dict.fromkeys(spec.keep)) for name in chosen}
     aliases: dict[str, str] = {}
@@ -77,7 +79,7 @@ def plan_capture(
     wants_output = not requests or any(OUTPUT in request.layers for request in requests)
     return CapturePlan(
         tuple(layer for layer in seen.layers if layer.name in chosen), keep, aliases, tellers, selected,
-        wants_output or not chosen, _warnings(seen, chosen, selected, network),
+        wants_output or not chosen, _warnings(seen, chosen, selected, traits),
     )  # fmt: skip
 
 
@@ -99,14 +101,14 @@ def _requested(
 
 
 def _warnings(
-    seen: Observation, chosen: Mapping[str, LayerInfo], selected: frozenset[str], network: nn.Module
+    seen: Observation, chosen: Mapping[str, LayerInfo], selected: frozenset[str], traits: NetworkTraits
 ) -> tuple[str, ...]:
     warnings = [
         f"{name}: which axis holds the units is not known, so it is kept full; name its axes with `capture.axes`"
         for name in sorted(selected)
         if chosen[name].unit_axis is None and len(chosen[name].shape) > 1
     ]
-    if not can_be_hooked(network):
-        warnings.append("a TorchScript program takes no hooks: outputs and weights only")
+    if traits.note:
+        warnings.append(traits.note)
     warnings += [f"{name}: its output has no axis of samples, so it is left out" for name in seen.left_out]
     return tuple(warnings)

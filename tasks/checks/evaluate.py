@@ -50,11 +50,17 @@ def evaluate(rows: pd.DataFrame, checks: Sequence[CheckSpec] | None) -> list[Out
 
     A row whose status is ``does_not_apply`` is passed over. One that ``failed``, and a NaN value, cannot be
     evaluated, unless the check bounds a value that is itself meant to be finite. A check of the user's own
-    that matches no row at all is an error, never a pass.
+    that matches no row at all is an error, never a pass. Where numbers that are not finite are on file, what a suite
+    could not evaluate for them is no news: the suite's own check of finite numbers speaks.
     """
     outcomes: list[Outcome] = []
+    bad = rows[(rows["metric"] == "non_finite_count") & (rows["value"] > 0)]
+    spoilt = set(zip(bad["run"], bad["step"], strict=True))
     for check, from_suite in expand(checks):
         selected = _select(rows, check)
+        if from_suite and spoilt and not selected.empty:
+            told = zip(selected["run"], selected["step"], selected["status"], strict=True)
+            selected = selected[[status != "failed" or (run, step) not in spoilt for run, step, status in told]]
         if selected.empty and not from_suite:
             reason = f"no finding called {check.metric!r} matches this check: look at `stratascope metrics`"
             outcomes.append(

@@ -82,6 +82,7 @@ SUITES["soundness"] = (
     CheckSpec(name="dead-units", metric="dead_fraction", max=0.9, severity="warn"),
     CheckSpec(name="saturated-units", metric="saturated_fraction", max=0.9, severity="warn"),
     CheckSpec(name="duplicate-checkpoint", metric="duplicate_of", max=0, severity="warn"),
+    CheckSpec(name="shared-tensors", metric="shared_tensors", max=0, severity="warn"),
     CheckSpec(name="misplaced-checkpoint", metric="misplaced_score", max=1, severity="warn"),
 )
 """Ready-made checks. A condition of a suite that finds no row of its metric at all says nothing."""

@@ -2,50 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from stratascope.errors import CheckpointError, DeferredCheckpointError, nearest_names
 from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
 from stratascope.storage.digests import identity_of
-from stratascope.storage.file_memory import file_state
-from stratascope.tasks.intake.load import fit_names, load_weights
-from stratascope.tasks.models.network import build_network
+from stratascope.tasks.intake.fingerprints import describe, sketch, tensor_digest
+from stratascope.tasks.intake.load import LoadedWeights, NetworkTraits, first_line, load_weights
+from stratascope.tasks.intake.state_dicts import fit_names
 
-SKETCH = 1024
-"""Length of the count sketch; distances between checkpoints keep about 1/sqrt(SKETCH) relative error."""
-
-
-def tensor_digest(tensor: Tensor) -> str:
-    """SHA-256 (hex) over dtype, shape and bytes."""
-    plain = tensor.detach().cpu().contiguous()
-    digest = hashlib.sha256(f"{plain.dtype}{tuple(plain.shape)}".encode())
-    digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
-def sketch(tensors: dict[str, Tensor]) -> list[float]:
-    """A count sketch of all floating-point weights: a linear map to SKETCH numbers that keeps distances.
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network with its weights, and what its capture must know."""
 
-    Charikar, Chen and Farach-Colton 2002. Weights that are not finite count as 0.
-    """
-    total = np.zeros(SKETCH)
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        if not tensor.is_floating_point() or tensor.numel() == 0:
-            continue
-        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-        generator = np.random.default_rng(seed)
-        values = np.nan_to_num(tensor.double().reshape(-1).numpy(), nan=0.0, posinf=0.0, neginf=0.0)
-        places = generator.integers(0, SKETCH, len(values), dtype=np.int16)
-        signs = generator.integers(0, 2, len(values), dtype=np.int8) * 2.0 - 1.0
-        total += np.bincount(places, weights=signs * values, minlength=SKETCH)
-    return [float(value) for value in total]
+    module: nn.Module
+    traits: NetworkTraits
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The tensors of a file under the network's names, and the names without a counterpart on either side."""
+
+    tensors: dict[str, Tensor]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
 
 
 def checkpoint_facts(file: CheckpointFile, source: RunSource, folder: Path) -> dict[str, Any]:
@@ -55,74 +41,159 @@ def checkpoint_facts(file: CheckpointFile, source: RunSource, folder: Path) -> d
     Raises DeferredCheckpointError where the file changes while it is read.
     """
     try:
-        before = file_state(file.path)
-        loaded = load_weights(file, source)
-        if file_state(file.path) != before:
-            raise DeferredCheckpointError(f"{file.path.name} changed while it was read: left for the next audit.")
-        network = build_network(source.model, folder)
-        return _facts(file, source, loaded.tensors, network) | {"inner_step": loaded.inner_step}
+        loaded = load_weights(file, source, folder)
+        network = _bare_network(loaded, source, folder)
+        fit = fit_weights(loaded.tensors, network, file, source, folder)
+        return _facts(file, fit, network, loaded)
     except DeferredCheckpointError:
         raise
     except CheckpointError as error:
         return {"status": "quarantined", "reason": str(error)}
-    except OSError as error:
-        return {"status": "quarantined", "reason": f"{file.path.name} cannot be read: {error.strerror}."}
 
 
-def _facts(
-    file: CheckpointFile, source: RunSource, found: dict[str, Tensor], network: nn.Module
-) -> dict[str, Any]:
-    expected = network.state_dict()
-    tensors = fit_names(found, set(expected), source.state_dict.strip_prefix)
-    missing = sorted(expected.keys() - tensors.keys())
-    unexpected = sorted(tensors.keys() - expected.keys())
-    if missing:
-        near = nearest_names(missing[0], unexpected, 1)
-        raise CheckpointError(
-            f"{file.path.name} does not fit {source.model.factory!r}: {len(missing)} of {len(expected)} tensors are "
-            f"missing, first {missing[0]!r}{f'; it has {near[0]!r}' if near else ''}. Check the factory and its args."
+def load_network(
+    file: CheckpointFile, source: RunSource, folder: Path, weights_digest: str | None = None
+) -> nn.Module:
+    """The network of `file` with its weights, in evaluation mode. Raises as `open_network` does."""
+    return open_network(file, source, folder, weights_digest).module
+
+
+def open_network(
+    file: CheckpointFile, source: RunSource, folder: Path, weights_digest: str | None = None
+) -> LoadedNetwork:
+    """The network of `file` with its weights, in evaluation mode, and what its capture must know.
+
+    Raises CheckpointError where it cannot be read or does not fit, DeferredCheckpointError where its weights are not
+    (any more) those of `weights_digest`.
+    """
+    loaded = load_weights(file, source, folder)
+    network = _bare_network(loaded, source, folder)
+    fit = fit_weights(loaded.tensors, network, file, source, folder)
+    if weights_digest is not None and weights_digest != _digest_of(fit.tensors):
+        raise DeferredCheckpointError(
+            f"{file.path.name} has changed since this audit began: it is left for the next one."
         )
-    for name in expected:
-        if expected[name].shape != tensors[name].shape:
+    if network is not loaded.network:
+        try:
+            network.load_state_dict(fit.tensors, strict=False)
+        except RuntimeError as error:
+            reason = first_line(error)
+            raise CheckpointError(f"{file.path.name} does not fit {_factory(source)}: {reason}.") from None
+    if loaded.traits.kind != "exported":  # an exported program has its mode built in
+        network.eval()
+    return LoadedNetwork(network, loaded.traits)
+
+
+def _bare_network(loaded: LoadedWeights, source: RunSource, folder: Path) -> nn.Module:
+    from stratascope.tasks.models.network import build_network
+
+    if loaded.network is not None and (loaded.traits.kind != "module" or not source.model.factory):
+        return loaded.network
+    return build_network(source.model, folder)
+
+
+def _factory(source: RunSource) -> str:
+    return repr(source.model.factory) if source.model.factory else "its own module"
+
+
+def fit_weights(
+    found: dict[str, Tensor], network: nn.Module, file: CheckpointFile, source: RunSource, folder: Path
+) -> Fit:
+    """`found` under the names of `network`, complete in all that training moves.
+
+    One tensor under two names (tied weights) may be in the file once. Buffers that the factory sets, such as
+    `num_batches_tracked` or a mask, may be missing; parameters and running statistics may not, for the network would
+    be partly random. Raises CheckpointError that names the tensor, its nearest name, or both shapes.
+    """
+    from torch import Tensor
+
+    own = {name: value for name, value in network.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+    tensors = fit_names(found, own, source.state_dict.strip_prefix, file.path.name)
+    for name in own.keys() - tensors.keys():
+        twin = next((other for other in tensors if other in own and own[other] is own[name]), None)
+        if twin is not None:
+            tensors[name] = tensors[twin]
+    missing = sorted(own.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - own.keys())
+    needed = [name for name in missing if name in _learned(network)]
+    if needed:
+        near = nearest_names(needed[0], unexpected, 1)
+        raise CheckpointError(
+            f"{file.path.name} does not fit {_factory(source)}: {len(needed)} of {len(own)} tensors are missing, "
+            f"first {needed[0]!r}{f'; it has {near[0]!r}' if near else ''}. Check the factory and its args."
+        )
+    wrong = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
+    if wrong:
+        more = f" ({len(wrong) - 1} more do not fit)" if len(wrong) > 1 else ""
+        raise CheckpointError(
+            f"{file.path.name} does not fit {_factory(source)}: {wrong[0]!r} has shape "
+            f"{tuple(tensors[wrong[0]].shape)}, the network expects {tuple(own[wrong[0]].shape)}{more}."
+        )
+    if missing:
+        _refuse_random(missing, own, file, source, folder)
+    kept = {name: tensors[name] for name in own if name in tensors}
+    return Fit(kept, tuple(missing), tuple(unexpected))
+
+
+def _learned(network: nn.Module) -> set[str]:
+    """The names of what training moves: parameters, and the running statistics of norm layers."""
+    names = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+    return names | {name for name, _ in network.named_buffers() if name.endswith(("running_mean", "running_var"))}
+
+
+def _refuse_random(
+    missing: list[str], own: dict[str, Tensor], file: CheckpointFile, source: RunSource, folder: Path
+) -> None:
+    """Raise CheckpointError where a buffer that the file lacks is another in each network that the factory builds."""
+    import torch
+
+    from stratascope.tasks.models.network import build_network
+
+    if not source.model.factory:
+        return
+    again = build_network(source.model, folder).state_dict()
+    for name in missing:
+        if name not in again or not torch.equal(torch.nan_to_num(again[name]), torch.nan_to_num(own[name])):
             raise CheckpointError(
-                f"{file.path.name} does not fit {source.model.factory!r}: {name!r} has shape "
-                f"{tuple(tensors[name].shape)}, the network expects {tuple(expected[name].shape)}."
+                f"{file.path.name} lacks the buffer {name!r}, which {_factory(source)} sets at random; save it, or "
+                "seed the factory."
             )
-    described = {name: _describe(tensor) for name, tensor in sorted(tensors.items())}
+
+
+def _digest_of(tensors: dict[str, Tensor]) -> str:
+    return identity_of({name: tensor_digest(tensor) for name, tensor in tensors.items()})
+
+
+def _facts(file: CheckpointFile, fit: Fit, network: nn.Module, loaded: LoadedWeights) -> dict[str, Any]:
+    described = {}
+    for name, tensor in sorted(fit.tensors.items()):
+        try:
+            described[name] = describe(tensor)
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            raise CheckpointError(
+                f"{file.path.name}: {name!r} of type {tensor.dtype} cannot be read: {first_line(error)}."
+            ) from None
+    parameters = [name for name, _ in network.named_parameters() if name in fit.tensors]
+    matrices = sketch((name, fit.tensors[name]) for name in parameters if fit.tensors[name].dim() > 1)
+    others = sketch((name, fit.tensors[name]) for name in parameters if fit.tensors[name].dim() <= 1)
     return {
         "status": "ok",
         "reason": "",
+        "inner_step": loaded.inner_step,
         "weights_digest": identity_of({name: facts["digest"] for name, facts in described.items()}),
         "parameter_count": sum(item.numel() for item in network.parameters()),
+        "parameter_norm": sum(described[name]["norm"] ** 2 for name in parameters) ** 0.5,
         "non_finite_count": sum(facts["non_finite"] for facts in described.values()),
-        "missing_keys": missing,
-        "unexpected_keys": unexpected,
+        "missing_keys": list(fit.missing),
+        "unexpected_keys": [_with_neighbour(name, fit.missing) for name in fit.unexpected],
         "tensors": described,
-        "sketch": sketch({name: tensors[name] for name in expected}),
+        "parameters": parameters,
+        "sketch": [float(value) for value in matrices + others],
+        "matrix_sketch": [float(value) for value in matrices],
+        "network": asdict(loaded.traits),
     }
 
 
-def _describe(tensor: Tensor) -> dict[str, Any]:
-    floating = tensor.is_floating_point()
-    finite = torch.isfinite(tensor) if floating else torch.ones(1, dtype=torch.bool)
-    kept = tensor.double()[finite] if floating else tensor.double()
-    return {
-        "digest": tensor_digest(tensor),
-        "shape": list(tensor.shape),
-        "dtype": str(tensor.dtype).removeprefix("torch."),
-        "norm": float(kept.norm()),
-        "non_finite": int((~finite).sum()) if floating else 0,
-    }
-
-
-def load_network(file: CheckpointFile, source: RunSource, folder: Path) -> nn.Module:
-    """The network of `file` with its weights, in evaluation mode. Raises CheckpointError."""
-    network = build_network(source.model, folder)
-    tensors = fit_names(
-        load_weights(file, source).tensors, set(network.state_dict()), source.state_dict.strip_prefix
-    )
-    try:
-        network.load_state_dict({name: tensors[name] for name in network.state_dict()})
-    except (KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{file.path.name} does not fit {source.model.factory!r}: {error}.") from None
-    return network.eval()
+def _with_neighbour(name: str, missing: tuple[str, ...]) -> str:
+    near = nearest_names(name, missing, 1)
+    return f"{name} (near {near[0]})" if near else name

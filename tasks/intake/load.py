@@ -2,217 +2,233 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from stratascope.errors import CheckpointError, UnsafeCheckpointError
+from stratascope.errors import CheckpointError, DeferredCheckpointError, UnsafeCheckpointError
 from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
+from stratascope.storage.factories import import_folder
+from stratascope.storage.file_memory import file_state
+from stratascope.tasks.intake.state_dicts import find_state_dict, inner_step
 
-_NESTED = ("state_dict", "model", "model_state_dict", "module", "weights")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-_STEP_KEYS = ("global_step", "step", "epoch")
-_LARGEST_RATIO = 1000
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+ALLOWANCE = 64 << 20
+"""Bytes that a file may claim beyond what it has, before it is taken for a bomb."""
+_DAMAGED = ("unsupported operand", "invalid load key", "ran out of input", "truncated", "string is too long")
+
+
+@dataclass(frozen=True)
+class NetworkTraits:
+    """What a capture must know of a network that did not come from the model factory."""
+
+    kind: str = "module"
+    """`module`, `torchscript` or `exported`."""
+    hookable: bool = True
+    """Whether layers inside it can be captured; otherwise only its outputs and weights are at hand."""
+    fixed_batch_size: int | None = None
+    """The only batch size that it takes; None where any will do."""
+    note: str = ""
+    """One sentence for the reader of the report; "" where there is nothing to say."""
 
 
 @dataclass
 class LoadedWeights:
-    """Tensors by name, as the file has them, and the step that a key inside tells."""
+    """Tensors by name, as the file has them, and the step that a key inside tells.
+
+    `network` is there where the file is a program, or a whole module, and needs no model factory.
+    """
 
     tensors: dict[str, Tensor]
     inner_step: int | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    network: nn.Module | None = None
+    traits: NetworkTraits = field(default_factory=NetworkTraits)
 
 
-def load_weights(file: CheckpointFile, source: RunSource) -> LoadedWeights:
-    """The weights in `file`.
+def first_line(error: BaseException) -> str:
+    """The first line of what `error` says, without its full stop; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
-    Raises CheckpointError where it is missing, damaged or of an unknown layout, UnsafeCheckpointError where
-    reading it would run code.
+
+def load_weights(file: CheckpointFile, source: RunSource, folder: Path | None = None) -> LoadedWeights:
+    """The weights in `file`; a pickled module is looked up with `folder` on the import path.
+
+    Raises CheckpointError where it is missing, damaged or of an unknown layout, UnsafeCheckpointError where reading it
+    would run code or fill the memory, DeferredCheckpointError where it changes while it is read.
     """
+    try:
+        before = _state(file)
+        loaded = _load(file, source, folder)
+    except DeferredCheckpointError:
+        raise
+    except CheckpointError:
+        if _state(file) != before:
+            raise _deferred(file) from None
+        raise
+    except OSError as error:
+        place = Path(error.filename).name if isinstance(error.filename, str) else file.path.name
+        raise CheckpointError(f"{file.path.name}: {place} cannot be read: {error.strerror or error}.") from None
+    if _state(file) != before:
+        raise _deferred(file)
+    return loaded
+
+
+def _state(file: CheckpointFile) -> list[list[Any]]:
     for part in file.files:
         if not part.exists():
-            raise CheckpointError(f"{file.path.name}: {part.name} is missing.")
-        if part.is_file() and part.stat().st_size == 0:
+            raise CheckpointError(f"{file.path.name}: {part.name} is missing{', a link to nothing' * part.is_symlink()}.")  # fmt: skip
+        if not part.is_file() and file.kind != "distributed":
+            what = "a folder" if part.is_dir() else "no ordinary file"
+            raise CheckpointError(f"{file.path.name}: {part.name} is {what}; expected a file.")
+        if part.is_file() and part.stat().st_size == 0 and part.name != "__0_0.distcp":
             raise CheckpointError(f"{file.path.name}: {part.name} is empty.")
+    return file_state(file.path)
+
+
+def _deferred(file: CheckpointFile) -> DeferredCheckpointError:
+    return DeferredCheckpointError(f"{file.path.name} changed while it was read: it is left for the next audit.")
+
+
+def _load(file: CheckpointFile, source: RunSource, folder: Path | None) -> LoadedWeights:
     if file.kind == "safetensors":
-        return _safetensors(file.path)
+        return _safetensors(file.files[0])
     if file.kind == "safetensors_sharded":
         return _sharded(file)
     if file.kind == "distributed":
-        return _distributed(file.path)
-    return _torch(file.path, source)
+        from stratascope.tasks.intake.distributed import load_distributed
+
+        return load_distributed(file.path, source.state_dict.key)
+    return _torch(file.files[0], source, folder)
 
 
 def _safetensors(path: Path) -> LoadedWeights:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
+    # Read, not mapped: a mapped file that its writer cuts short would end the process.
+    data = path.read_bytes()
     try:
-        with safe_open(path, framework="pt") as content:
-            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-            metadata = content.metadata() or {}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path.name} is no whole safetensors file: {error}.") from None
-    return LoadedWeights(tensors, _inner_step(metadata))
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except (SafetensorError, ValueError, KeyError, RuntimeError, AssertionError) as error:
+        raise CheckpointError(f"{path.name} is no whole safetensors file: {first_line(error)}.") from None
+    return LoadedWeights(tensors, inner_step(header.get("__metadata__")))
 
 
 def _sharded(file: CheckpointFile) -> LoadedWeights:
     index, *shards = file.files
     try:
-        names = set(json.loads(index.read_bytes())["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{index.name} is no index of shards: {error!r}.") from None
+        places = json.loads(index.read_bytes())["weight_map"]
+        names = {str(name): str(shard) for name, shard in places.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{index.name} is no index of shards: {type(error).__name__} {error}.") from None
+    outside = next((shard for shard in names.values() if Path(shard).name != shard), None)
+    if outside is not None:
+        raise UnsafeCheckpointError(f"{index.name} names the shard {outside!r}; expected a file beside it.")
     tensors: dict[str, Tensor] = {}
     step = None
     for shard in shards:
         loaded = _safetensors(shard)
+        twice = sorted(loaded.tensors.keys() & tensors.keys())
+        if twice:
+            raise CheckpointError(f"{index.name}: {twice[0]!r} lies in {shard.name} and in a shard before it.")
         tensors.update(loaded.tensors)
         step = step if step is not None else loaded.inner_step
-    missing = sorted(names - tensors.keys())
+    missing = sorted(names.keys() - tensors.keys())
     if missing:
-        raise CheckpointError(
-            f"{index.name} promises {missing[0]!r} and {len(missing) - 1} more, no shard has them."
-        )
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CheckpointError(f"{index.name} promises {missing[0]!r}{more}, but no shard has it.")
     return LoadedWeights(tensors, step)
 
 
-def _torch(path: Path, source: RunSource) -> LoadedWeights:
+def _torch(path: Path, source: RunSource, folder: Path | None) -> LoadedWeights:
+    import torch
+
+    from stratascope.tasks.intake.programs import archive_kind, load_program
+
     _refuse_bombs(path)
+    kind = archive_kind(path)
+    if kind != "weights":
+        if not source.allow_pickle:
+            raise UnsafeCheckpointError(
+                f"{path.name} is a program ({kind}), not weights alone. Save a state dict or safetensors; only if you "
+                "trust its origin, set `allow_pickle: true` for this run."
+            )
+        module, traits = load_program(path, kind)
+        return LoadedWeights(dict(module.state_dict()), None, module, traits)
+    content: Any
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if not source.allow_pickle:
-            reason = str(error).strip().splitlines()[0]
-            raise UnsafeCheckpointError(
-                f"{path.name} holds more than weights, and reading it could run code ({reason}). Save a plain "
-                "state dict or safetensors; only if you trust its origin, set `allow_pickle: true` for this run."
-            ) from None
-        content = torch.load(path, map_location="cpu", weights_only=False)
+    except OSError:
+        raise
     except Exception as error:
-        raise CheckpointError(f"{path.name} cannot be read: {str(error).splitlines()[0]}.") from None
-    return _unnest(content, path, source.state_dict.key)
+        if not source.allow_pickle:
+            raise _refusal(path, error) from None
+        content = _unpickled(path, folder)
+    if isinstance(content, torch.nn.Module):
+        return LoadedWeights(_screened(content.state_dict(), path), None, content)
+    tensors = find_state_dict(content, path.name, source.state_dict.key)
+    return LoadedWeights(_screened(tensors, path), inner_step(content))
+
+
+def _refusal(path: Path, error: Exception) -> CheckpointError:
+    reason = str(error).split("WeightsUnpickler error:")[-1].strip().split("Please use")[0]
+    reason = reason.splitlines()[0].strip().rstrip(".") if reason else type(error).__name__
+    if not isinstance(error, pickle.UnpicklingError) or any(sign in reason.lower() for sign in _DAMAGED):
+        return CheckpointError(f"{path.name} is no whole file of torch.save: {reason}.")
+    return UnsafeCheckpointError(
+        f"{path.name} holds more than weights, and reading it could run code ({reason}). Save a plain "
+        "state dict or safetensors; only if you trust its origin, set `allow_pickle: true` for this run."
+    )
+
+
+def _unpickled(path: Path, folder: Path | None) -> Any:
+    """What `path` holds, code included: only for files whose origin the user vouches for."""
+    import torch
+
+    try:
+        with import_folder(folder):
+            return torch.load(path, map_location="cpu", weights_only=False)
+    except (Exception, SystemExit) as error:
+        raise CheckpointError(
+            f"{path.name} cannot be unpickled: {type(error).__name__}: {first_line(error)}."
+        ) from None
 
 
 def _refuse_bombs(path: Path) -> None:
+    """torch.save never compresses: an archive that unpacks to far more than it has was made to fill the memory."""
     if not zipfile.is_zipfile(path):
         return
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(item.file_size for item in archive.infolist())
-    if unpacked > _LARGEST_RATIO * max(path.stat().st_size, 1 << 16):
-        raise UnsafeCheckpointError(f"{path.name} would unpack to {unpacked:,} bytes: refused as a bomb.")
-
-
-def _unnest(content: Any, path: Path, key: str | None) -> LoadedWeights:
-    if isinstance(content, torch.nn.Module):
-        content = content.state_dict()
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path.name} holds a {type(content).__name__}, not a state dict.")
-    step = _inner_step(content)
-    if key is not None:
-        if key not in content:
-            raise CheckpointError(f"{path.name} has no {key!r}; it has {', '.join(map(str, list(content)[:8]))}.")
-        inner = content[key]
-    else:
-        nested = [name for name in _NESTED if isinstance(content.get(name), dict)]
-        inner = content[nested[0]] if nested else content
-    tensors = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise CheckpointError(f"{path.name} holds no tensors; name their place with `state_dict: {{key: …}}`.")
-    return LoadedWeights(tensors, step)
-
-
-def _inner_step(content: dict[Any, Any]) -> int | None:
-    for key in _STEP_KEYS:
-        value = content.get(key)
-        if isinstance(value, str) and value.isdigit():
-            return int(value)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-    return None
-
-
-class _MetadataOnly(pickle.Unpickler):
-    """Builds nothing but the plain descriptions that torch.distributed.checkpoint writes."""
-
-    _torch_names = frozenset(
-        {
-            "Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata",
-            "TensorProperties", "MetadataIndex", "StorageMeta", "_MEM_FORMAT_ENCODING", "_StorageInfo",
-        }
-    )  # fmt: skip
-    _plain = frozenset(
-        {
-            ("torch", "Size"), ("torch", "float32"), ("torch", "float16"), ("torch", "bfloat16"),
-            ("torch", "float64"), ("torch", "int64"), ("torch", "int32"), ("torch", "uint8"), ("torch", "bool"),
-            ("torch.serialization", "_get_layout"), ("pathlib", "PosixPath"), ("pathlib", "Path"),
-            ("collections", "OrderedDict"),
-        }
-    )  # fmt: skip
-
-    def find_class(self, module: str, name: str) -> Any:
-        ours = module.startswith("torch.distributed.checkpoint") and name in self._torch_names
-        if ours or (module, name) in self._plain:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
-def _distributed(path: Path) -> LoadedWeights:
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
-    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-    from torch.distributed.checkpoint.state_dict_loader import load
-
     try:
-        metadata = _MetadataOnly(io.BytesIO((path / ".metadata").read_bytes())).load()
-    except pickle.UnpicklingError as error:
-        raise UnsafeCheckpointError(f"{path.name}/.metadata is no description of tensors: {error}.") from None
-    except Exception as error:
-        raise CheckpointError(f"{path.name}/.metadata cannot be read: {error!r}.") from None
-    wanted = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in metadata.state_dict_metadata.items()
-        if isinstance(entry, TensorStorageMetadata)
-    }
-
-    class Reader(FileSystemReader):
-        def read_metadata(self, *arguments: Any, **options: Any) -> Any:
-            return metadata
-
-    try:
-        load(wanted, storage_reader=Reader(path), no_dist=True)
-    except Exception as error:
-        raise CheckpointError(f"{path.name} cannot be read: {str(error).splitlines()[0]}.") from None
-    step = next(
-        (int(value) for name, value in wanted.items() if name.split(".")[-1] in _STEP_KEYS and value.numel() == 1),
-        None,
-    )
-    tensors = {name: value for name, value in wanted.items() if name.split(".")[-1] not in _STEP_KEYS}
-    nested = [prefix for prefix in _NESTED if all(name.startswith(f"{prefix}.") for name in tensors)]
-    if nested:
-        tensors = {name[len(nested[0]) + 1 :]: value for name, value in tensors.items()}
-    return LoadedWeights(tensors, step)
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(item.file_size for item in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise CheckpointError(f"{path.name} is no whole archive: {first_line(error)}.") from None
+    if unpacked > 4 * path.stat().st_size + ALLOWANCE:
+        raise UnsafeCheckpointError(
+            f"{path.name} has {path.stat().st_size:,} bytes and would unpack to {unpacked:,}: refused as a bomb."
+        )
 
 
-def fit_names(tensors: dict[str, Tensor], wanted: set[str], strip_prefix: str | None) -> dict[str, Tensor]:
-    """`tensors` under the network's names: wrappers' prefixes go where that makes more names fit."""
-    if strip_prefix is not None:
-        return {name.removeprefix(strip_prefix): value for name, value in tensors.items()}
-    best = tensors
-    while True:
-        offers = [
-            {name.removeprefix(prefix): value for name, value in best.items()}
-            for prefix in _PREFIXES
-            if best and all(name.startswith(prefix) for name in best)
-        ]
-        offers = [offer for offer in offers if len(offer.keys() & wanted) > len(best.keys() & wanted)] or [
-            offer for offer in offers if not best.keys() & wanted
-        ]
-        if not offers:
-            return best
-        best = offers[0]
+def _screened(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """`tensors`, none of which needs more memory than the file gave it. Raises CheckpointError."""
+    import torch
+
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            kind = "quantized" if tensor.is_quantized else f"of layout {tensor.layout} on {tensor.device}"
+            raise CheckpointError(f"{path.name}: {name!r} is {kind}; expected a dense tensor in memory.")
+        size = tensor.numel() * tensor.element_size()
+        held = tensor.untyped_storage().nbytes()
+        if size > max(held, ALLOWANCE):
+            raise UnsafeCheckpointError(
+                f"{path.name}: {name!r} claims the shape {tuple(tensor.shape)}, {size:,} bytes, and has {held:,}."
+            )
+    return dict(tensors)

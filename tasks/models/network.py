@@ -18,6 +18,10 @@ _PART = re.compile(r"\[(-?\d+)\]|\.?([^.\[\]]+)")
 
 def build_network(spec: ModelSpec, folder: Path | None) -> nn.Module:
     """The bare network, freshly initialised. Raises ConfigurationError that names the factory."""
+    if not spec.factory:
+        raise ConfigurationError(
+            "`model: {factory: module:name}` is missing: only TorchScript and exported programs need none."
+        )
     factory = load_object(spec.factory, folder)
     try:
         network = factory(**spec.args)

@@ -229,3 +229,18 @@ def test_a_reader_gets_a_layer_over_all_steps(store: Store):
     np.testing.assert_array_equal(layer.sel(step=8).values, np.full((10, 5), 2.0, np.float32))
     with pytest.raises(StoreError, match="Did you mean 'run'"):
         open_store(store.path).steps("ru")
+
+
+def test_the_compacted_ledger_is_rebuilt_when_it_is_stale_or_damaged(store: Store):
+    commit(store, 1.0)
+    assert sorted(store.rows()["value"]) == [1.0, 2.0]
+    compacted = store.path / "ledger" / "_compacted" / "run.parquet"
+    first = compacted.read_bytes()
+    assert sorted(store.rows()["value"]) == [1.0, 2.0]
+    assert compacted.read_bytes() == first
+    commit(store, 5.0, step=8)
+    assert sorted(store.rows()["value"]) == [1.0, 2.0, 5.0, 10.0]
+    compacted.write_bytes(b"nothing")
+    assert sorted(store.rows()["value"]) == [1.0, 2.0, 5.0, 10.0]
+    # Other programs that read the folder see every row once.
+    assert len(pd.read_parquet(store.path / "ledger")) == 4

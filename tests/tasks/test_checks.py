@@ -79,3 +79,16 @@ def test_a_layer_pattern_and_a_span_of_steps_narrow_a_check():
 def test_a_check_that_makes_no_sense_is_refused_with_its_reason(keys, says):
     with pytest.raises(ValidationError, match=says):
         CheckSpec(**keys)
+
+
+def test_what_numbers_that_are_not_finite_spoil_is_told_once():
+    rows = ledger(
+        {"metric": "non_finite_count", "value": 3.0, "step": 1},
+        {"metric": "loss", "value": math.nan, "status": "failed", "reason": "not finite", "step": 1},
+        {"metric": "loss", "value": math.nan, "status": "failed", "reason": "another reason", "step": 2},
+    )
+    outcomes = evaluate(rows, None)
+    assert {(item.name, item.step, item.outcome) for item in outcomes} == {
+        ("finite", 1, "fail"),
+        ("finite-loss", 2, "error"),
+    }

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from stratascope.command_line.printing import (
     error_console,
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stratascope.flows.config import AuditConfig
     from stratascope.flows.plan import Survey
     from stratascope.flows.result import AuditResult
+    from stratascope.tasks.preview import Preview
     from stratascope.tasks.training.loop import TrainingSummary
 
 
@@ -122,26 +123,11 @@ def dry_run(config: Path, overrides: list[str], as_json: bool) -> None:
         except StoreError:
             store = Store.open(Path(scratch) / "store", create=True)
         found = survey(settings, config.absolute().parent, store)
-        previews = previews_of(settings, config.absolute().parent)
+        previews = previews_of(found)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    unread = {file.path for _, file in found.unread}
     content: dict[str, Any] = {"schema": 1, "store": str(place), "runs": []}
-    for run in settings.runs:
-        files = [(file, "new" if file.path in unread else "known") for file in found.files[run.name]]
-        shown = previews[run.name]
-        new = sum(status == "new" for _, status in files)
-        content["runs"].append(
-            {
-                "run": run.name,
-                "checkpoints": [{"file": str(file.path), "status": status} for file, status in files],
-                "layers": shown.as_json()["layers"],
-                "parameters": shown.parameters,
-                "bytes_per_checkpoint": shown.bytes,
-                "bytes": shown.bytes * new,
-                "seconds": shown.seconds * new / settings.cluster.workers,
-            }
-        )
+    content["runs"] = [_dry_run_entry(found, run, shown) for run, shown in previews.items()]
     if as_json:
         print_json(content)
         return
@@ -152,30 +138,63 @@ def dry_run(config: Path, overrides: list[str], as_json: bool) -> None:
             f"about {human_bytes(entry['bytes'])} before compression and {human_seconds(entry['seconds'])} of forward passes"
         )
         for item in entry["checkpoints"]:
-            print(f"  {item['status']:<6} {item['file']}")
+            print(f"  {item['status']:<11} {item['file']}")
         _layer_table(entry["layers"])
+        for warning in entry["warnings"]:
+            print(f"  note: {warning}")
 
 
-def previews_of(settings: AuditConfig, folder: Path) -> dict[str, Any]:
-    """What one checkpoint of each run would keep. Raises ConfigurationError, CaptureError, ProbeError."""
-    from stratascope.storage.probes import build_probe
-    from stratascope.tasks.analysis import named
-    from stratascope.tasks.preview import preview
-
-    probes = [build_probe(name, spec, folder) for name, spec in settings.probes.items()]
-    requests = [named(name).request(options) for name, options in settings.chosen_analyses().items()]
+def _dry_run_entry(found: Survey, run: str, shown: Preview) -> dict[str, Any]:
+    unread = {file.path for _, file in found.unread}
+    files = [
+        (file, "new" if file.path in unread else found.facts[run][file.path]["status"].replace("ok", "known"))
+        for file in found.files[run]
+    ]
+    new = sum(status == "new" for _, status in files)
     return {
-        run.name: preview(run.model, folder, probes, settings.layers, requests, settings.capture)
-        for run in settings.runs
+        "run": run,
+        "checkpoints": [{"file": str(file.path), "status": status} for file, status in files],
+        "layers": shown.as_json()["layers"],
+        "warnings": shown.warnings,
+        "parameters": shown.parameters,
+        "bytes_per_checkpoint": shown.bytes,
+        "bytes": shown.bytes * new,
+        "seconds": shown.seconds * new / found.config.cluster.workers,
     }
 
 
-def layers(config: Path, overrides: list[str], as_json: bool) -> None:
-    """The layers that can be captured, with their shapes."""
-    from stratascope.flows.config import load_config
+def previews_of(
+    found: Survey, patterns: tuple[str, ...] | Literal["configured"] | None = "configured"
+) -> dict[str, Preview]:
+    """What one checkpoint of each run would keep. Raises ConfigurationError, CaptureError, ProbeError."""
+    from stratascope.flows.plan import requests_of
+    from stratascope.storage.probes import build_probe
+    from stratascope.tasks.preview import network_of, preview
 
-    settings: AuditConfig = load_config(config, [*overrides, "layers=null"])
-    previews = previews_of(settings, config.absolute().parent)
+    probes = [build_probe(name, spec, found.folder) for name, spec in found.config.probes.items()]
+    chosen = found.config.layers if patterns == "configured" else patterns
+    shown = {}
+    for source in found.sources:
+        network = network_of(source, found.files[source.name], found.folder)
+        shown[source.name] = preview(
+            network, source.model, found.folder, probes, chosen, requests_of(found), found.config.capture
+        )
+    return shown
+
+
+def layers(config: Path, overrides: list[str], as_json: bool) -> None:
+    """The layers that can be captured, with their shapes, whatever `layers` the configuration names."""
+    from stratascope.flows.config import load_config
+    from stratascope.flows.plan import survey
+    from stratascope.storage.store import Store
+
+    settings: AuditConfig = load_config(config, overrides)
+    scratch = tempfile.mkdtemp(prefix="stratascope-layers-")
+    try:
+        found = survey(settings, config.absolute().parent, Store.open(Path(scratch) / "store", create=True))
+        previews = previews_of(found, None)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     if as_json:
         print_json({"schema": 1, "runs": {run: item.as_json() for run, item in previews.items()}})
         return

@@ -1,0 +1,186 @@
+"""The audit as a whole: overhead, a second run, two workers against one, memory, a thousand checkpoints.
+
+    python benchmarks/audit.py [overhead] [second] [workers] [memory] [thousand]
+
+Everything runs the command `stratascope` in processes of its own, on the digits that scikit-learn carries or on noise
+of a stated size, in `benchmarks/work/`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from measuring import WORK, write_results
+
+
+def series(folder: Path, count: int, factory: str, arguments: dict[str, Any], **changes: Any) -> Path:
+    """`count` checkpoints that drift with the step, and a configuration; returns its path."""
+    import torch
+    import yaml
+    from safetensors.torch import save_file
+
+    from stratascope.storage.factories import load_object
+
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "runs").mkdir(parents=True)
+    torch.manual_seed(0)
+    build = load_object(factory)
+    network, drift = build(**arguments).state_dict(), build(**arguments).state_dict()
+    for step in range(count):
+        moved = {
+            key: value + 0.01 * step * drift[key] if value.is_floating_point() else value
+            for key, value in network.items()
+        }
+        save_file(moved, folder / "runs" / f"step-{step}.safetensors")
+    (folder / "noise.py").write_text(
+        "import numpy as np\n\n\ndef images(count, channels, size):\n    generator = np.random.default_rng(0)\n"
+        "    inputs = generator.normal(size=(count, channels, size, size)).astype('float32')\n"
+        "    return inputs, generator.integers(0, 10, count)\n"
+    )
+    content = {
+        "store": "store",
+        "runs": [{"name": "run", "checkpoints": "runs/*", "model": {"factory": factory, "args": arguments}}],
+        **changes,
+    }
+    (folder / "audit.yaml").write_text(yaml.safe_dump(content))
+    return folder / "audit.yaml"
+
+
+def audit(config: Path, *words: str) -> dict[str, Any]:
+    """One audit: seconds, what it printed, and the peak memory of its largest process."""
+    before = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "stratascope", "audit", str(config), "--json", *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return {"seconds": time.perf_counter() - before, **json.loads(done.stdout)}
+
+
+def busy_seconds(store: Path) -> float:
+    """What the units themselves took, as their manifests record it."""
+    return sum(
+        json.loads(path.read_bytes())["recorded"].get("seconds", 0.0)
+        for path in (store / "manifests").rglob("*.json")
+        if "_files" not in path.parts and "_report" not in path.parts
+    )
+
+
+DIGITS = {"probe": {"dataset": "digits", "split": "test", "limit": 100}}
+TINY = ("stratascope.tasks.models:mlp", {"inputs": 64, "widths": [16]})
+
+
+def overhead() -> dict[str, Any]:
+    """What the orchestration costs: two series of different lengths, all that is not a unit's own work."""
+    found = {}
+    for count in (4, 24):
+        config = series(WORK / f"overhead-{count}", count, *TINY, **DIGITS, cluster={"workers": 2},
+                        analyses={"outputs": {}, "statistics": {}})  # fmt: skip
+        taken = audit(config)["seconds"]
+        found[count] = {"seconds": taken, "seconds of the units themselves": busy_seconds(config.parent / "store")}
+    spare = {count: item["seconds"] - item["seconds of the units themselves"] / 2 for count, item in found.items()}
+    by_checkpoint = (spare[24] - spare[4]) / 20
+    return {
+        "audits": found,
+        "seconds for each checkpoint": by_checkpoint,
+        "seconds for start and end": spare[4] - 4 * by_checkpoint,
+    }
+
+
+def second() -> dict[str, Any]:
+    """The demo's store, audited again with nothing new."""
+    folder = WORK / "demo"
+    shutil.rmtree(folder, ignore_errors=True)
+    before = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "stratascope", "demo", str(folder)], check=True, capture_output=True)
+    first = time.perf_counter() - before
+    again = [audit(folder / "audit.yaml")["seconds"] for _ in range(5)]
+    return {
+        "seconds of the demo": first,
+        "seconds of a second audit": {"median": statistics.median(again), "most": max(again)},
+    }
+
+
+def workers() -> dict[str, Any]:
+    """One worker and two on a sweep of 16 checkpoints of ResNet-20; start-up is what an audit of none takes."""
+    model = ("stratascope.tasks.models:cifar_resnet", {"depth": 20})
+    probe = {"probe": {"factory": "noise:images", "args": {"count": 1024, "channels": 3, "size": 32}}}
+    spans = {}
+    for count in (1, 2):
+        config = series(WORK / f"workers-{count}", 16, *model, **probe, cluster={"workers": count},
+                        analyses={"outputs": {}, "statistics": {}, "gradients": {}})  # fmt: skip
+        audit(config)
+        finished = []
+        for path in (config.parent / "store" / "manifests" / "run").rglob("*.json"):
+            recorded = json.loads(path.read_bytes())["recorded"]
+            if path.parent.name != "series":
+                finished.append((recorded["finished"] - recorded["seconds"], recorded["finished"]))
+        spans[count] = max(end for _, end in finished) - min(start for start, _ in finished)
+    return {"seconds of the sweep, by workers": spans, "times faster with two": spans[1] / spans[2]}
+
+
+def peak_of(config: Path) -> int:
+    """Peak resident bytes of the largest process of one audit."""
+    script = (
+        "import resource, subprocess, sys\n"
+        "subprocess.run([sys.executable, '-m', 'stratascope', 'audit', sys.argv[1], '--json'], check=True, capture_output=True)\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(config)], check=True, capture_output=True, text=True,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    return int(done.stdout) * 1024
+
+
+def memory() -> dict[str, Any]:
+    """Ten times the samples, ten times the checkpoints."""
+    model = ("stratascope.tasks.models:convnet", {"channels": 3, "widths": [16, 32]})
+    found = {}
+    for name, samples, checkpoints in (
+        ("base", 2_000, 3),
+        ("10 × samples", 20_000, 3),
+        ("10 × checkpoints", 2_000, 30),
+    ):
+        config = series(
+            WORK / "memory", checkpoints, *model, cluster={"workers": 1},
+            probe={"factory": "noise:images", "args": {"count": samples, "channels": 3, "size": 32}},
+            analyses={"outputs": {}, "statistics": {}},
+        )  # fmt: skip
+        found[name] = peak_of(config) / 1e6
+    return {"peak megabytes of the largest process": found}
+
+
+def thousand() -> dict[str, Any]:
+    """A thousand checkpoints of a tiny network: the second run."""
+    config = series(WORK / "thousand", 1000, *TINY, **DIGITS, cluster={"workers": 2},
+                    analyses={"outputs": {}, "statistics": {}})  # fmt: skip
+    first = audit(config)["seconds"]
+    again = [audit(config)["seconds"] for _ in range(3)]
+    return {
+        "seconds of the first audit": first,
+        "seconds of a second audit": {"median": statistics.median(again), "most": max(again)},
+    }
+
+
+PARTS = {"overhead": overhead, "second": second, "workers": workers, "memory": memory, "thousand": thousand}
+
+
+def main() -> None:
+    WORK.mkdir(exist_ok=True)
+    for name in sys.argv[1:] or PARTS:
+        write_results(f"audit_{name}", {"what": PARTS[name].__doc__, **PARTS[name]()})
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    main()
