@@ -44,6 +44,7 @@ check_network = Task(preview.estimate, name="check-network", **_SETTINGS)
 compute_unit = Task(units.compute_unit, name="compute-unit", **_SETTINGS)
 draw_analysis = Task(build.draw_analysis, name="draw-analysis", **_SETTINGS)
 draw_overview = Task(build.draw_overview, name="draw-overview", **_SETTINGS)
+plan_pages = Task(build.plan_pages, name="plan-pages", **_SETTINGS)
 write_page = Task(build.write_page, name="write-page", **_SETTINGS)
 
 _AT_ONCE = 4
@@ -273,7 +274,10 @@ def _report(plan: Plan, found: Survey, result: AuditResult) -> None:
         for run in _drawn_runs(plan, name)
     ]
     failures = _finished(drawn, "drawing")
-    pages = build.plan_pages(store)
+    pages = _insist(plan_pages.submit(store), lambda: plan_pages.submit(store))
+    if isinstance(pages, BaseException):
+        result.failures.append(f"report: its pages could not be planned: {pages}")
+        return
     written = [write_page.with_options(task_run_name=f"page-{page}").submit(store, page) for page in pages]
     failures += _finished(written, "writing pages")
     build.finish_report(store, pages, report_identity(plan, found) if not failures else "")

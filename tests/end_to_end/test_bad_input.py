@@ -32,7 +32,10 @@ def said(done: Ran, code: int, *words: str) -> None:
         ({"capture": {"keep": ["fulll"]}}, ["capture.keep"]),
         ({"loss": "cross_entropi"}, ["there is no loss 'cross_entropi'", "cross_entropy"]),
         ({"analyses": {"outputz": {}}}, ["there is no analysis 'outputz'", "Did you mean 'outputs'"]),
-        ({"analyses": {"embedding": {"method": ["pca"]}}}, ["audit.yaml: analyses.embedding", "Did you mean 'methods'"]),
+        (
+            {"analyses": {"embedding": {"method": ["pca"]}}},
+            ["audit.yaml: analyses.embedding", "Did you mean 'methods'"],
+        ),
         ({"checks": [{"suite": "soundnes"}]}, ["there is no suite 'soundnes'"]),
         ({"probe": {"dataset": "digitz"}}, ["there is no data set 'digitz'", "Did you mean 'digits'"]),
         ({"runs": []}, ["runs"]),
@@ -41,6 +44,14 @@ def said(done: Ran, code: int, *words: str) -> None:
 def test_a_wrong_configuration_is_refused_before_any_work(workplace: Workplace, changes, words):
     workplace.configure(**changes)
     said(workplace.audit(), 2, *words)
+
+
+@pytest.mark.parametrize("words", [["audit"], ["audit", "--nonsense"], ["nonsense"], ["train"], []])
+def test_wrong_words_are_exit_code_2(words):
+    done = stratascope(*words)
+    assert done.code == 2
+    assert "Traceback" not in done.err
+    assert "should not happen" not in done.err
 
 
 def test_a_configuration_that_is_missing_or_no_yaml(tmp_path):

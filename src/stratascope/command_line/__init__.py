@@ -34,7 +34,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _run(words: list[str]) -> int:
-    import click
+    import typer
+    from typer.exceptions import TyperException
 
     from stratascope.command_line.application import application
 
@@ -42,12 +43,17 @@ def _run(words: list[str]) -> int:
     try:
         outcome: Any = application(words, standalone_mode=False)
         code = outcome if isinstance(outcome, int) else 0
-    except click.exceptions.Exit as leaving:
+    except typer.Exit as leaving:
         code = leaving.exit_code
-    except click.ClickException as error:
-        error.show()
+    except TyperException as error:
+        # Wrong words; without any, the list of commands.
+        show = getattr(error, "show", None)
+        if show is not None:
+            show()
+        else:
+            _say(f"error: {error}")
         code = 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         code = 130
     except StratascopeError as error:
         if debug:

@@ -80,6 +80,7 @@ def history(path: Path, as_json: bool) -> None:
 def report(path: Path, zip_file: Path | None) -> int:
     """Draw every page again; options of the analyses come from the record of the latest audit."""
     from stratascope.storage.audits import read_audits
+    from stratascope.tasks.analysis import named
     from stratascope.tasks.report import build
     from stratascope.tasks.report.drawing import report_unit
 
@@ -90,8 +91,8 @@ def report(path: Path, zip_file: Path | None) -> int:
     analyses = audits[-1]["analyses"]
     runs = sorted({unit.run for unit in store.manifests() if unit.analysis == "capture"})
     place = str(store.path)
-    for run in runs:
-        for name, options in analyses.items():
+    for name, options in analyses.items():
+        for run in [""] if named(name).scope == "cohort" else runs:
             build.draw_analysis(place, run, name, options)
     build.draw_overview(place)
     pages = build.plan_pages(place)
