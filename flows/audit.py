@@ -30,7 +30,7 @@ from stratascope.flows.plan import (
     survey,
 )
 from stratascope.flows.progress import listen, tell
-from stratascope.flows.result import AuditResult, conclude
+from stratascope.flows.result import AuditResult, conclude, outcome_without_work
 from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
 from stratascope.storage.store import Store
 from stratascope.tasks import preview, units
@@ -71,7 +71,16 @@ def audit(
     config: str, overrides: list[str] | None = None, rehash: bool = False, max_seconds: float | None = None
 ) -> Any:
     """Audit as the file `config` says; the flow that deployments run. Its state tells the verdict."""
-    result = audit_from_file(config, overrides, rehash, max_seconds)
+    try:
+        if not Path(config).is_absolute():
+            raise ConfigurationError(
+                f"the deployment's `config` is {config!r}: give the absolute path of a configuration file."
+            )
+        result = outcome_without_work(Path(config), overrides or [], rehash)
+        if result is None:
+            result = audit_from_file(config, overrides, rehash, max_seconds)
+    except StratascopeError as error:
+        return Failed(message=str(error))
     message = f"verdict {result.verdict}: {result.units}; report {result.report}"
     return Completed(message=message) if result.exit_code == 0 else Failed(message=message)
 
@@ -81,13 +90,14 @@ def audit_from_file(
 ) -> AuditResult:
     """Choose the workers that the configuration asks for, and audit on them."""
     path = Path(config).absolute()
-    runner = task_runner(load_config(path, overrides or []).cluster)
-    on_workers = audit_on_workers.with_options(task_runner=runner)
+    cluster = load_config(path, overrides or []).cluster
+    check_workers(cluster, 0)
+    on_workers = audit_on_workers.with_options(task_runner=task_runner(cluster))
     result: AuditResult = on_workers(str(path), overrides or [], rehash, max_seconds)
     return result
 
 
-@flow(name="audit-on-workers", validate_parameters=False)
+@flow(name="audit-on-workers", flow_run_name="audit-on-workers-{config}", validate_parameters=False)
 def audit_on_workers(config: str, overrides: list[str], rehash: bool, max_seconds: float | None) -> AuditResult:
     """The audit itself, on the task runner that the caller chose."""
     path = Path(config)

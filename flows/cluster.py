@@ -37,6 +37,8 @@ def task_runner(spec: ClusterSpec) -> Any:
         {
             "distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT,
             "distributed.scheduler.allowed-failures": 1,
+            # Where every worker is gone for good, the work fails instead of waiting for ever.
+            "distributed.scheduler.no-workers-timeout": "120s",
             "distributed.logging.distributed": "CRITICAL",
             "distributed.worker.memory.terminate": False,
         }

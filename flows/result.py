@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stratascope.flows.plan import Plan, Survey, report_identity
+from stratascope.flows.config import AuditConfig, load_config
+from stratascope.flows.plan import Plan, Survey, is_up_to_date, make_plan, report_identity, store_folder, survey
 from stratascope.storage.audits import read_audits, write_audit
+from stratascope.storage.store import Store
 from stratascope.storage.units import Unit
 from stratascope.tasks.checks.evaluate import Outcome as CheckOutcome
 from stratascope.tasks.checks.evaluate import bound, evaluate, expand, verdict
@@ -119,6 +121,20 @@ def _conditions(found: Survey, judged: Sequence[CheckOutcome]) -> list[dict[str,
         }
         for check, _ in expand(found.config.checks)
     ]
+
+
+def outcome_without_work(config: Path, overrides: Sequence[str] = (), rehash: bool = False) -> AuditResult | None:
+    """The outcome of the audit that `config` asks for where nothing is left to do; None where there is work.
+
+    Neither Prefect, Dask nor torch is imported for it. Raises ConfigurationError, StoreError.
+    """
+    settings: AuditConfig = load_config(config, overrides)
+    store = Store.open(store_folder(settings, config.parent), create=True)
+    found = survey(settings, config.parent, store, rehash)
+    if found.unread or found.unknown_probes:
+        return None
+    plan = make_plan(found)
+    return repeat(found, plan) if is_up_to_date(plan, found) else None
 
 
 def repeat(found: Survey, plan: Plan) -> AuditResult | None:

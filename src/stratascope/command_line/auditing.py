@@ -28,23 +28,27 @@ if TYPE_CHECKING:
 
 
 def audit(
-    config: Path, overrides: list[str], only: list[str], rehash: bool, max_seconds: float | None
+    config: Path,
+    overrides: list[str],
+    only: list[str],
+    rehash: bool,
+    max_seconds: float | None,
+    own_server: bool = False,
 ) -> AuditResult:
-    """Audit as `config` says. Prefect, Dask and torch are started only where something is outstanding."""
-    from stratascope.flows.plan import is_up_to_date, make_plan
-    from stratascope.flows.result import repeat
+    """Audit as `config` says. Prefect, Dask and torch are started only where something is outstanding.
+
+    With `own_server` a Prefect API of the user's is passed over.
+    """
+    from stratascope.flows.result import outcome_without_work
 
     config = config.absolute()
     overrides = overrides + _only(config, overrides, only)
-    found = _survey(config, overrides, rehash)
-    if not found.unread and not found.unknown_probes:
-        plan = make_plan(found)
-        if is_up_to_date(plan, found) and (result := repeat(found, plan)) is not None:
-            return result
+    if (result := outcome_without_work(config, overrides, rehash)) is not None:
+        return result
     from stratascope.flows.server import prefect_server
 
     error_console().print("[dim]starting workers …[/dim]")
-    with prefect_server(), progress_bar() as show:
+    with prefect_server(own_server), progress_bar() as show:
         from stratascope.flows.audit import audit_from_file
         from stratascope.flows.progress import listen
 
@@ -68,16 +72,6 @@ def _only(config: Path, overrides: list[str], only: list[str]) -> list[str]:
     import json
 
     return ["analyses=" + json.dumps({name: configured.get(name) or {} for name in only})]
-
-
-def _survey(config: Path, overrides: list[str], rehash: bool) -> Survey:
-    from stratascope.flows.config import load_config
-    from stratascope.flows.plan import store_folder, survey
-    from stratascope.storage.store import Store
-
-    settings: AuditConfig = load_config(config, overrides)
-    store = Store.open(store_folder(settings, config.parent), create=True)
-    return survey(settings, config.parent, store, rehash)
 
 
 def show_result(result: AuditResult, as_json: bool, seconds: float) -> None:
@@ -232,7 +226,7 @@ def demo(directory: Path, as_json: bool) -> AuditResult:
         (directory / name).write_bytes(source.read_bytes())
     if not (directory / "runs" / "lenet" / "trace.parquet").exists():
         train(directory / "train.yaml", [], quiet=as_json)
-    result = audit(directory / "audit.yaml", [], [], rehash=False, max_seconds=None)
+    result = audit(directory / "audit.yaml", [], [], rehash=False, max_seconds=None, own_server=True)
     show_result(result, as_json, time.monotonic() - started)
     return result
 

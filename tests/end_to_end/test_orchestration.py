@@ -1,0 +1,142 @@
+"""What the server of Prefect records of an audit: every unit and every page was a named task on a Dask worker."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stratascope.storage.store import Store
+from tests.conftest import ENVIRONMENT, Workplace
+
+SCRIPT = """
+import json, sys, urllib.request, os
+from stratascope.flows.server import prefect_server
+with prefect_server(own=True) as address:
+    import subprocess
+    done = subprocess.run([sys.executable, "-m", "stratascope", "audit", sys.argv[1], "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    import time
+    def ask(what, **content):
+        request = urllib.request.Request(f"{address}/{what}/filter", json.dumps(content).encode(), {"Content-Type": "application/json"})
+        return json.loads(urllib.request.urlopen(request).read())
+    for _ in range(60):
+        runs = [run for start in range(0, 2000, 200) for run in ask("task_runs", limit=200, offset=start)]
+        if runs and all(run["state_type"] == "COMPLETED" for run in runs):
+            break
+        time.sleep(0.5)
+    flows = ask("flow_runs", limit=50)
+    print(json.dumps({
+        "audit": json.loads(done.stdout),
+        "tasks": [[run["name"], run["state_type"]] for run in runs],
+        "flows": [[run["name"], run["state_type"]] for run in flows],
+    }))
+"""
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory) -> tuple[Workplace, dict]:
+    place = Workplace(tmp_path_factory.mktemp("recorded"))
+    place.configure()
+    for step in range(3):
+        place.checkpoint(step)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(place.config)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr
+    return place, json.loads(done.stdout.splitlines()[-1])
+
+
+def test_every_unit_every_drawing_and_every_page_was_a_named_task_that_completed(recorded):
+    place, told = recorded
+    tasks = dict(told["tasks"])
+    assert set(tasks.values()) == {"COMPLETED"}
+    for unit in Store.open(place.store).manifests():
+        if unit.scope == "checkpoint":
+            assert f"{unit.analysis}-{unit.run}-{unit.step}" in tasks
+        elif unit.scope == "series":
+            assert f"{unit.analysis}-{unit.run}" in tasks
+        elif unit.scope == "probe":
+            assert f"store-probe-{unit.analysis}" in tasks
+    report = place.store / "report"
+    pages = {path.relative_to(report).as_posix() for path in report.rglob("*.html")}
+    assert pages == {name.removeprefix("page-") for name in tasks if name.startswith("page-")}
+    assert {"draw-overview", "draw-outputs-small", "draw-embedding-small"} <= set(tasks)
+    assert {state for _, state in told["flows"]} == {"COMPLETED"}
+
+
+def test_the_work_was_done_in_the_workers_and_not_in_the_flows_process(recorded):
+    place, _ = recorded
+    manifests = [item for unit, item in Store.open(place.store).manifests().items() if unit.scope != "report"]
+    assert 1 <= len({item.recorded["pid"] for item in manifests}) <= 2
+    driver = Store.open(place.store).path / "audits"
+    record = json.loads(next(driver.glob("*.json")).read_bytes())
+    assert record["id"].rsplit("-", 1)[1] not in {str(item.recorded["pid"]) for item in manifests}
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_a_cluster_that_runs_already_does_the_work(tmp_path: Path):
+    port = free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    scheduler = subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"],
+        env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    place = Workplace(tmp_path)
+    place.configure(cluster={"kind": "address", "address": address})
+    place.checkpoint(0)
+    worker = None
+    try:
+        time.sleep(3)
+        nobody = place.audit()
+        assert nobody.code == 3
+        assert "has no workers" in nobody.err
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"],
+            env=ENVIRONMENT, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        time.sleep(4)
+        done = place.audit()
+        assert done.code == 0, done.err
+    finally:
+        for process in filter(None, (worker, scheduler)):
+            process.terminate()
+            process.wait(20)
+    place.configure(cluster={"kind": "address", "address": address})
+    place.checkpoint(1)
+    gone = place.audit()
+    assert gone.code == 3
+    assert f"no Dask scheduler answers at {address}" in gone.err
+
+
+def test_nothing_is_said_to_the_outside():
+    """The settings that the command gives its server and its workers, as Prefect itself reads them."""
+    script = (
+        "from stratascope.flows.server import prefect_server\n"
+        "with prefect_server(own=True) as address:\n"
+        "    import urllib.request, json, os\n"
+        "    found = json.loads(urllib.request.urlopen(address + '/admin/settings').read())\n"
+        "    assert found['server']['analytics_enabled'] is False, found\n"
+        "    assert os.environ['DO_NOT_TRACK'] == '1'\n"
+        "    assert address.startswith('http://127.0.0.1:')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
