@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from stratascope.errors import ConfigurationError
-from stratascope.storage.probes import build_probe
-from stratascope.storage.traces import write_trace
-from stratascope.tasks.models.network import as_tensor, build_network, call_network, select_output
-from stratascope.tasks.training.config import LossSpec, ScheduleSpec, TrainConfig
-from stratascope.tasks.training.data import augment, corrupted
+from stratascope.errors import StoreError, StratascopeError
+from stratascope.storage.digests import canonical_json, identity_of
+from stratascope.storage.traces import write_samples, write_trace
+from stratascope.tasks.models.network import call_network, select_output
+from stratascope.tasks.training.augmentation import augment
+from stratascope.tasks.training.config import TrainConfig
+from stratascope.tasks.training.data import Samples, TrainingData, load_data, map_inputs, rows_of, twin_data
+from stratascope.tasks.training.example_gradients import example_gradient_norms, refuse_batch_norm
+from stratascope.tasks.training.losses import accuracy_of, check_targets, cross_entropy_of, loss_of, target_count
+from stratascope.tasks.training.optimization import (
+    build_optimizer,
+    initial_network,
+    optimizer_tensors,
+    restore_optimizer,
+)
+from stratascope.tasks.training.run_directory import Progress, RunDirectory
+from stratascope.tasks.training.schedules import checkpoint_steps, evaluation_steps, factor, noise_variance
+from stratascope.tasks.training.seeds import SEED_PURPOSES, base_seed, batch_order, derived_seed, stream
+
+VERSION = 1
+"""Raised when the same configuration comes to mean other bytes, a changed default included."""
 
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What a run left behind."""
+    """What a run left behind. Accuracies are NaN where targets are numbers; `stopped` is `cap` or `target`."""
 
     directory: str
     checkpoints: int
@@ -33,209 +45,277 @@ class TrainingSummary:
     train_accuracy: float
     test_accuracy: float
     train_loss: float
+    stopped: str
 
 
-Progress = Callable[[int, int, dict[str, Any]], None]
+Report = Callable[[int, int, dict[str, Any]], None]
 
 
-def train(config: TrainConfig, folder: Path, progress: Progress | None = None) -> TrainingSummary:
-    """Train as `config` says; paths are relative to `folder`. Raises ConfigurationError, ProbeError.
+def train(config: TrainConfig, folder: Path, progress: Report | None = None) -> TrainingSummary:
+    """Train as `config` says; paths are relative to `folder`. `progress` hears (step, last step, trace row).
 
-    A `twin` trains a second run from the same initial weights in the same batch order.
+    A finished run is left as it is and an interrupted one goes on, to the same bytes. A `twin` is a second run.
+    Raises ConfigurationError, ProbeError, CaptureError, StoreError where the disk takes no more, and StratascopeError
+    where the loss is no longer finite.
     """
     torch.set_num_threads(config.threads)
-    training = build_probe("train", config.train, folder)
-    testing = build_probe("test", config.test, folder)
-    if training.targets is None or testing.targets is None:
-        raise ConfigurationError("training needs targets: the data set of `train` and `test` must have them.")
-    classes = max(len(training.class_names), int(training.targets.max()) + 1 if config.loss.name != "mse" else 0)
-    inputs, targets = corrupted(training.inputs, training.targets, config.corruption, classes, config.seed)
-    data = (as_tensor(inputs), as_tensor(targets))
-    tests = (as_tensor(testing.inputs), as_tensor(testing.targets))
+    data = load_data(config, folder)
     directory = folder / config.directory
-    summary = _Run(config, folder, directory, data, tests, progress).train()
-    if config.twin is not None:
-        replaced = int(config.twin.get("replace", 0))
-        twin = tuple(part.clone() for part in data)
-        twin[0][replaced], twin[1][replaced] = tests[0][0], tests[1][0]
-        _Run(config, folder, directory.with_name(f"{directory.name}-twin"), twin, tests, progress).train()
+    alone = config.model_copy(update={"twin": None})
+    other = twin_data(data, config.twin) if config.twin is not None else None
+    try:
+        summary = Run(alone, folder, directory, data, progress).train()
+        if config.twin is not None and other is not None:
+            place = directory.with_name(f"{directory.name}-twin-{config.twin.replace}")
+            Run(config, folder, place, other, progress).train()
+    except OSError as error:
+        raise StoreError(
+            f"{error.filename or directory} cannot be written: {error.strerror}. The checkpoints so far are whole, and "
+            "the same command goes on from there."
+        ) from error
     return summary
 
 
-class _Run:
+class Run:
     """One run in the making."""
 
     def __init__(
-        self,
-        config: TrainConfig,
-        folder: Path,
-        directory: Path,
-        data: tuple[Tensor, ...],
-        tests: tuple[Tensor, ...],
-        progress: Progress | None,
+        self, config: TrainConfig, folder: Path, directory: Path, data: TrainingData, progress: Report | None
     ) -> None:
-        self.config, self.folder, self.directory, self.progress = config, folder, directory, progress
-        self.inputs, self.targets = data
-        self.tests = tests
-        torch.manual_seed(config.seed)
-        self.network = build_network(config.model, folder)
-        self.noise = torch.Generator().manual_seed(config.seed + 7919)
-        self.steps_per_epoch = math.ceil(len(self.inputs) / config.batch_size)
+        self.config, self.folder, self.data, self.progress = config, folder, data, progress
+        self.network = initial_network(config, folder)
+        self.trained = [item for item in self.network.parameters() if item.requires_grad]
+        self.optimizer = build_optimizer(config.optimizer, self.trained)
+        if config.trace.example_gradients_every is not None:
+            refuse_batch_norm(self.network)
+        count = len(data.train)
+        self.batch_size = count if config.batch_size == "full" else min(int(config.batch_size), count)
+        self.steps_per_epoch = math.ceil(count / self.batch_size)
         self.last_step = config.stop.steps or max(1, round(config.stop.epochs * self.steps_per_epoch))
-        self.optimizer = self._optimizer()
-        self.moments = checkpoint_steps(config, self.steps_per_epoch, self.last_step)
-        self.trace: list[dict[str, Any]] = []
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        spec = self.config.optimizer
-        if spec.name == "adam":
-            return torch.optim.Adam(self.network.parameters(), spec.rate, weight_decay=spec.weight_decay)
-        return torch.optim.SGD(
-            self.network.parameters(), spec.rate, momentum=spec.momentum, weight_decay=spec.weight_decay
+        self.checkpoints = checkpoint_steps(config.checkpoints, self.steps_per_epoch, self.last_step)
+        self.evaluations = evaluation_steps(
+            config.evaluation, self.checkpoints, self.steps_per_epoch, self.last_step
         )
+        self.seeds = {purpose: base_seed(config, purpose) for purpose in SEED_PURPOSES}
+        self.trace: list[dict[str, Any]] = []
+        self.written: list[int] = []
+        self._epoch, self._order, self._batch_seed = -1, torch.empty(0, dtype=torch.int64), 0
+        settings = config.model_dump(mode="json", exclude={"directory"}, exclude_defaults=True)
+        self.digest = identity_of({"training": VERSION, "config": settings, "data": data.digests})
+        facts = {
+            "config": config.model_dump(mode="json"),
+            "data": data.digests,
+            "seeds": self.seeds,
+            "torch": torch.__version__,
+        }
+        facts |= {"steps_per_epoch": self.steps_per_epoch, "batch_size": self.batch_size}
+        self.directory = RunDirectory(directory, self.digest, facts)
 
     def train(self) -> TrainingSummary:
-        """All steps; returns the summary of the last recorded moment."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        written = 0
-        step = 0
-        self._record(step, 0.0, 0)
-        self._write(step)
-        written += 1
-        stopped = False
-        while step < self.last_step and not stopped:
-            epoch = step // self.steps_per_epoch
-            batch_seed = self.config.seed * 1_000_003 + epoch
-            order = torch.randperm(len(self.inputs), generator=torch.Generator().manual_seed(batch_seed))
-            losses = []
-            for start in range(0, len(order), self.config.batch_size):
-                rows = order[start : start + self.config.batch_size]
-                rate = self._set_rate(step)
-                losses.append(self._step(rows, rate))
+        """Everything from the initial weights, or from where the run was interrupted, to the last step."""
+        started = time.monotonic()
+        finished = self.directory.open()
+        if finished is not None:
+            known: dict[str, Any] = {
+                name: math.nan if value is None else value for name, value in finished.items()
+            }
+            return TrainingSummary(**(known | {"directory": str(self.directory.path)}))
+        self._write_samples()
+        step = self._go_on()
+        try:
+            while step < self.last_step and not self._target_is_met():
                 step += 1
-                last = step == self.last_step
-                if step in self.moments or last:
-                    self._record(step, rate, batch_seed)
-                    self._write(step)
-                    written += 1
-                if last:
-                    break
-            target = self.config.stop.loss_below
-            if target is not None and float(np.mean(losses)) < target and step not in self.moments:
-                stopped = True
-                self._record(step, rate, batch_seed)
-                self._write(step)
-                written += 1
-        write_trace(self.directory / "trace.parquet", self.trace)
-        last_row = self.trace[-1]
-        return TrainingSummary(
-            str(self.directory), written, step, last_row["train_accuracy"], last_row["test_accuracy"],
-            last_row["train_loss"],
-        )  # fmt: skip
+                self._advance(step)
+        except _NotFinite as error:
+            self._end("failed", {"reason": str(error)}, started)
+            raise StratascopeError(
+                f"run {self.config.name!r}: {error}. The checkpoints before it are kept; a lower rate, a warm-up or "
+                "`optimizer: {clip_norm: 1}` may help."
+            ) from None
+        if step not in self.checkpoints:
+            self._write_checkpoint(step)
+        summary = self._summary(step)
+        self._end("complete", asdict(summary), started)
+        return summary
 
-    def _step(self, rows: Tensor, rate: float) -> float:
+    def _go_on(self) -> int:
+        """The step from which to go on, with everything as it was after it."""
+        found = self.directory.load_progress()
+        if found is None:
+            row: dict[str, Any] = {"step": 0, "epoch": 0.0}
+            self._evaluate(row)
+            self.trace.append(row)
+            self._tell(row)
+            self._write_checkpoint(0)
+            return 0
+        self.network.load_state_dict(found.network)
+        restore_optimizer(self.optimizer, found.optimizer)
+        self.trace = found.trace
+        self.written = sorted({found.step, *(step for step in self.checkpoints if step < found.step)})
+        return found.step
+
+    def _advance(self, step: int) -> None:
+        """The update that leads to `step`, and what is due after it."""
+        row = self._update(step)
+        evaluated = step in self.evaluations
+        if evaluated:
+            self._evaluate(row)
+        if evaluated or step % self.config.trace.every == 0 or "example_gradient_norm_max" in row:
+            self.trace.append(row)
+        if evaluated:
+            self._tell(row)
+        if step in self.checkpoints:
+            self._write_checkpoint(step)
+
+    def _update(self, step: int) -> dict[str, Any]:
+        """One step of the optimizer; returns the trace row of it."""
+        config, done = self.config, step - 1
+        rows = self._batch(done)
+        targets = self.data.train.targets[rows]
+        rate = config.optimizer.rate * factor(config.schedule, done, self.steps_per_epoch, self.last_step)
+        variance = noise_variance(config.noise, rate, done, self.steps_per_epoch, self.last_step)
+        row: dict[str, Any] = {
+            "step": step, "epoch": step / self.steps_per_epoch, "rate": rate, "noise_variance": variance,
+            "batch_seed": self._batch_seed,
+        }  # fmt: skip
+        inputs = self._augmented(rows_of(self.data.train.inputs, rows), step)
+        every = config.trace.example_gradients_every
+        if every is not None and (step == 1 or step % every == 0):
+            row |= self._example_gradients(inputs, targets)
         self.network.train()
-        images = self.inputs[rows]
-        augmentation = self.config.augmentation
-        if augmentation.crop or augmentation.flip:
-            images = augment(images, augmentation, self.noise)
-        loss = loss_of(self._outputs(images), self.targets[rows], self.config.loss)
+        torch.default_generator.manual_seed(derived_seed(self.seeds["dropout"], "dropout", step))
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
+            outputs = self._outputs(inputs)
+        outputs = outputs.float() if outputs.dtype == torch.bfloat16 else outputs
+        if step == 1:
+            check_targets(outputs, targets, config.loss)
+        loss = loss_of(outputs, targets, config.loss)
+        row["batch_loss"] = float(loss.detach())
+        if not math.isfinite(row["batch_loss"]):
+            raise _NotFinite(f"the loss is {row['batch_loss']} at step {step}")
+        row["batch_accuracy"] = float(accuracy_of(outputs.detach(), targets, config.loss))
         self.optimizer.zero_grad()
         loss.backward()
-        self.optimizer.step()
-        temperature = self.config.optimizer.temperature
-        if temperature:
-            with torch.no_grad():
-                for parameter in self.network.parameters():
-                    noise = torch.randn(parameter.shape, generator=self.noise)
-                    parameter.add_(noise, alpha=math.sqrt(2 * rate * temperature))
-        return float(loss.detach())
-
-    def _outputs(self, images: Tensor) -> Tensor:
-        output = call_network(self.network, images, self.config.model, self.folder)
-        return select_output(output, self.config.model.output)
-
-    def _set_rate(self, step: int) -> float:
-        factor = rate_factor(self.config.schedule, step, self.steps_per_epoch, self.last_step)
-        rate = self.config.optimizer.rate * factor
+        gradients = [item.grad for item in self.trained if item.grad is not None]
+        row["gradient_norm_squared"] = float(sum(float(item.double().square().sum()) for item in gradients))
+        if config.optimizer.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.trained, config.optimizer.clip_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        return rate
+        self.optimizer.step()
+        self._add_noise(variance, step)
+        return row
 
-    def _record(self, step: int, rate: float, batch_seed: int) -> None:
-        train_loss, train_accuracy = self._evaluate(self.inputs[:5000], self.targets[:5000])
-        test_loss, test_accuracy = self._evaluate(*self.tests)
-        gradients = [item.grad for item in self.network.parameters() if item.grad is not None]
-        row = {
-            "step": step,
-            "epoch": step / self.steps_per_epoch,
-            "rate": rate,
-            "noise_variance": 2 * rate * self.config.optimizer.temperature,
-            "batch_seed": batch_seed,
-            "train_loss": train_loss,
-            "train_accuracy": train_accuracy,
-            "test_loss": test_loss,
-            "test_accuracy": test_accuracy,
-            "gradient_norm": float(sum(float((item**2).sum()) for item in gradients)) ** 0.5,
+    def _batch(self, done: int) -> Tensor:
+        """Places int64 (sample,) of the batch that follows `done` updates."""
+        epoch, place = divmod(done, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._batch_seed = epoch, derived_seed(self.seeds["order"], "order", epoch)
+            self._order = torch.from_numpy(batch_order(self._batch_seed, len(self.data.train)))
+        return self._order[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def _augmented(self, inputs: Any, step: int) -> Any:
+        spec = self.config.augmentation
+        if not spec.is_active:
+            return inputs
+        generator = stream(self.seeds["augmentation"], "augmentation", step)
+        return map_inputs(inputs, lambda images: augment(images, spec, generator))
+
+    def _outputs(self, inputs: Any) -> Tensor:
+        output = call_network(self.network, inputs, self.config.model, self.folder)
+        return select_output(output, self.config.model.output)
+
+    def _add_noise(self, variance: float, step: int) -> None:
+        if not variance:
+            return
+        generator = stream(self.seeds["noise"], "noise", step)
+        with torch.no_grad():
+            for item in self.trained:
+                drawn = generator.standard_normal(tuple(item.shape), dtype="float32")
+                item.add_(torch.as_tensor(drawn), alpha=math.sqrt(variance))
+
+    def _example_gradients(self, inputs: Any, targets: Tensor) -> dict[str, float]:
+        norms = example_gradient_norms(
+            self.network, self.config.model, self.config.loss, inputs, targets, self.folder
+        )
+        return {
+            "example_gradient_norm_mean": float(norms.mean()),
+            "example_gradient_norm_squared_mean": float((norms**2).mean()),
+            "example_gradient_norm_max": float(norms.max()),
         }
-        self.trace.append(row)
-        if self.progress is not None:
-            self.progress(step, self.last_step, row)
+
+    def _evaluate(self, row: dict[str, Any]) -> None:
+        """Put loss, cross-entropy and accuracy of training and test samples into `row`."""
+        spec = self.config.evaluation
+        for name, samples, limit in (
+            ("train", self.data.train, spec.train_samples),
+            ("test", self.data.test, spec.test_samples),
+        ):
+            loss, cross_entropy, accuracy = self._measured(samples, limit)
+            if not math.isfinite(loss):
+                raise _NotFinite(f"the {name} loss is {loss} after step {row['step']}")
+            row |= {f"{name}_loss": loss, f"{name}_cross_entropy": cross_entropy, f"{name}_accuracy": accuracy}
 
     @torch.inference_mode()
-    def _evaluate(self, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
+    def _measured(self, samples: Samples, limit: int | None) -> tuple[float, float, float]:
         self.network.eval()
-        loss, right, count = 0.0, 0.0, 0
-        for start in range(0, len(inputs), 500):
-            outputs = self._outputs(inputs[start : start + 500])
-            wanted = targets[start : start + 500]
-            loss += float(loss_of(outputs, wanted, self.config.loss)) * len(wanted)
-            count += len(wanted)
-            if wanted.dtype == torch.int64:
-                right += float((outputs.argmax(-1) == wanted).float().mean()) * len(wanted)
-        return loss / count, right / count
+        spec, size = self.config.loss, self.config.evaluation.batch_size
+        count = len(samples) if limit is None else min(limit, len(samples))
+        sums, total = [0.0, 0.0, 0.0], 0
+        for start in range(0, count, size):
+            rows = slice(start, min(start + size, count))
+            outputs = self._outputs(rows_of(samples.inputs, rows))
+            wanted = samples.targets[rows]
+            check_targets(outputs, wanted, spec)
+            weight = target_count(wanted, spec)
+            if not weight:
+                continue
+            for place, measure in enumerate((loss_of, cross_entropy_of, accuracy_of)):
+                sums[place] += weight * float(measure(outputs, wanted, spec))
+            total += weight
+        return sums[0] / total, sums[1] / total, sums[2] / total
 
-    def _write(self, step: int) -> None:
-        from safetensors.torch import save_file
+    def _target_is_met(self) -> bool:
+        target = self.config.stop.cross_entropy_below
+        reached = self.trace[-1].get("train_cross_entropy")
+        return target is not None and reached is not None and reached < target
 
-        path = self.directory / f"step-{step:09d}.safetensors"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        tensors = {name: value.contiguous().clone() for name, value in self.network.state_dict().items()}
-        facts = {"global_step": str(step), "run": self.config.name, "seed": json.dumps(self.config.seed)}
-        save_file(tensors, temporary, metadata=facts)
-        os.replace(temporary, path)
+    def _write_checkpoint(self, step: int) -> None:
+        model = self.config.model
+        metadata = {
+            "global_step": str(step), "run": self.config.name, "factory": model.factory,
+            "args": canonical_json(model.args), "config_digest": self.digest,
+        }  # fmt: skip
+        tensors = self.network.state_dict()
+        self.directory.write_checkpoint(step, tensors, metadata)
+        self.written.append(step)
+        self.directory.save_progress(Progress(step, tensors, optimizer_tensors(self.optimizer), self.trace))
+
+    def _write_samples(self) -> None:
+        samples = self.data.train
+        columns: dict[str, Any] = {"sample_id": samples.sample_id}
+        if samples.original.ndim == 1:
+            columns |= {"target": samples.targets.numpy(), "original_target": samples.original}
+            columns |= {"label_redrawn": samples.redrawn}
+        write_samples(self.directory.path / "samples.parquet", columns)
+
+    def _tell(self, row: dict[str, Any]) -> None:
+        if self.progress is not None:
+            self.progress(row["step"], self.last_step, row)
+
+    def _summary(self, step: int) -> TrainingSummary:
+        measured = ("train_accuracy", "test_accuracy", "train_loss")
+        last = {name: self.trace[-1].get(name) for name in measured}
+        numbers = {name: math.nan if value is None else value for name, value in last.items()}
+        stopped = "target" if self._target_is_met() else "cap"
+        return TrainingSummary(str(self.directory.path), len(self.written), step, **numbers, stopped=stopped)
+
+    def _end(self, status: str, summary: dict[str, Any], started: float) -> None:
+        write_trace(self.directory.path / "trace.parquet", self.trace)
+        # JSON has no NaN.
+        summary = {name: None if value != value else value for name, value in summary.items()}
+        self.directory.finish(status, summary, self.written, time.monotonic() - started)
 
 
-def loss_of(outputs: Tensor, targets: Tensor, spec: LossSpec) -> Tensor:
-    """Mean loss of scores (sample, …, class) for targets (sample, …)."""
-    if spec.name == "mse":
-        return functional.mse_loss(outputs, targets)
-    scores, wanted = outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1)
-    if spec.name == "margin":
-        return functional.multi_margin_loss(scores, wanted, margin=spec.margin)
-    return functional.cross_entropy(scores, wanted, label_smoothing=spec.label_smoothing)
-
-
-def rate_factor(spec: ScheduleSpec, step: int, steps_per_epoch: int, last_step: int) -> float:
-    """What the rate is multiplied by at `step`."""
-    epoch = step / steps_per_epoch
-    if epoch < spec.warm_up_epochs:
-        return (step + 1) / (spec.warm_up_epochs * steps_per_epoch)
-    if spec.name == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * step / last_step))
-    if spec.name == "milestones":
-        return spec.factor ** sum(epoch >= milestone for milestone in spec.milestones)
-    if spec.name == "inverse":
-        return 1 / (1 + math.floor(epoch))
-    return 1.0
-
-
-def checkpoint_steps(config: TrainConfig, steps_per_epoch: int, last_step: int) -> frozenset[int]:
-    """The steps after which weights are written."""
-    spec = config.checkpoints
-    early: Any = np.geomspace(1, max(1, steps_per_epoch), spec.log_spaced + 1)[:-1] if spec.log_spaced else []
-    regular = np.arange(1, last_step / (spec.every_epochs * steps_per_epoch) + 1) * (
-        spec.every_epochs * steps_per_epoch
-    )
-    wanted = {*(round(float(step)) for step in early), *(round(float(step)) for step in regular), *spec.steps}
-    return frozenset(step for step in {*wanted, last_step} if 0 < step <= last_step)
+class _NotFinite(Exception):
+    """The loss is NaN or infinite."""
