@@ -98,11 +98,11 @@ class ArrayWriter:
             self._waiting_rows += len(rows)
 
     def _write(self, block: np.ndarray) -> None:
-        data = zarr_format.encode(block.astype(self.layout.dtype, copy=False), self.layout.codec)
+        parts = zarr_format.encode(block.astype(self.layout.dtype, copy=False), self.layout.codec)
         if self._file is None:
             name = self.layout.file_name(self._chunk // self.layout.chunks)
             self._file = _DataFile(self.folder, name)
-        self._file.add(data)
+        self._file.add(parts)
         self._chunk += 1
         if self._chunk % self.layout.chunks == 0:
             self._end_file()
@@ -126,9 +126,10 @@ class _DataFile:
         self._places: list[tuple[int, int]] = []
         self._size = 0
 
-    def add(self, data: bytes) -> None:
-        self._places.append((self._size, len(data)))
-        self._put(data)
+    def add(self, parts: Sequence[bytes | memoryview]) -> None:
+        self._places.append((self._size, sum(len(part) for part in parts)))
+        for part in parts:
+            self._put(part)
 
     def close(self, *, with_index: bool) -> tuple[int, str]:
         if with_index:
@@ -136,7 +137,7 @@ class _DataFile:
         self._stream.close()
         return self._size, self._digest.hexdigest()
 
-    def _put(self, data: bytes) -> None:
+    def _put(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
         while view:
             view = view[self._stream.write(view) :]

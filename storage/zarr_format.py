@@ -126,19 +126,22 @@ def parse(folder: Path) -> tuple[Layout, tuple[str, ...], dict[str, Any]] | None
     return None
 
 
-def encode(block: np.ndarray, codec: str) -> bytes:
-    """One chunk, C-order and little-endian, compressed or not, always with a checksum."""
+def encode(block: np.ndarray, codec: str) -> tuple[bytes | memoryview, ...]:
+    """One chunk, C-order and little-endian, compressed or not, always with a checksum: the parts to write in a row.
+
+    Without compression the first part is the memory of `block` itself: a layer's numbers are not copied once more.
+    """
     if block.dtype.byteorder == ">":
         block = block.astype(block.dtype.newbyteorder("<"))
     block = np.ascontiguousarray(block)
     if codec == "zstd":
         from numcodecs.zstd import Zstd
 
-        return bytes(Zstd(level=1, checksum=True).encode(block))
+        return (Zstd(level=1, checksum=True).encode(block),)
     import google_crc32c
 
-    data = block.tobytes()
-    return data + google_crc32c.value(data).to_bytes(4, "little")
+    plain: Any = block.reshape(-1).view(np.uint8)
+    return plain.data, google_crc32c.value(plain).to_bytes(4, "little")
 
 
 def decode(data: bytes, layout: Layout) -> np.ndarray:

@@ -70,8 +70,8 @@
       });
       var shown = target._fullLayout && target._fullLayout.scene && target._fullLayout.scene._scene;
       // The view that the reader has turned to stays while the step changes.
-      var away = target.clientWidth < 450 ? 1.45 : 1.15;
-      layout.scene.camera = shown ? shown.getCamera() : { eye: { x: away, y: away, z: 0.7 * away } };
+      var away = target.clientWidth < 450 ? 1.6 : 1.35;
+      layout.scene.camera = shown ? shown.getCamera() : { eye: { x: away, y: away, z: 0.7 * away }, center: { x: 0, y: 0, z: -0.14 } };
     }
     return layout;
   }
