@@ -107,20 +107,20 @@ def test_a_worker_that_dies_costs_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_two_audits_of_one_store_at_once_both_end_well(tmp_path):
-    place = series(tmp_path / "series", 4)
+    place = series(tmp_path / "series", 2)
     processes = [started(place), started(place)]
     for process in processes:
         _, err = process.communicate(timeout=400)
         assert process.returncode == 0, err
     assert verify(Store.open(place.store)) == []
-    alone = series(tmp_path / "alone", 4)
+    alone = series(tmp_path / "alone", 2)
     assert alone.audit().code == 0
     assert tree_of(place.store) == tree_of(alone.store)
 
 
 @pytest.mark.slow
 def test_max_time_leaves_the_rest_for_the_next_audit(tmp_path):
-    place = series(tmp_path / "series", 4)
+    place = series(tmp_path / "series", 2)
     first = place.audit("--max-time", "0s")
     assert first.code == 0, first.err
     assert {item["status"] for item in first.json["checkpoints"]} == {"deferred"}
