@@ -62,7 +62,7 @@ def audit() -> list[str]:
         "| what | measured |",
         "|---|---|",
         f"| orchestration, for each checkpoint (4 against 24 checkpoints, 4 units each) | {overhead['seconds for each checkpoint']:.2f} s |",
-        f"| orchestration, start and end (server, workers, drawings, pages) | {overhead['seconds for start and end']:.1f} s |",
+        f"| orchestration, start and end (server and workers included, the work inside tasks not) | {overhead['seconds for start and end']:.1f} s |",
         f"| the demo: training, audit and report | {second['seconds of the demo']:.0f} s |",
         f"| the demo's store again, nothing new | {again['median']:.2f} s (most {again['most']:.2f}) |",
     ]

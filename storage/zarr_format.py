@@ -1,9 +1,9 @@
 """The part of the Zarr v3 format that the archive uses, written and read without a detour.
 
-zarr-python spends 5 ms on a small array and rewrites a whole shard for each partial write (measured in
-`benchmarks/archive.py`). An array of ours is chunked along its first axis only, so a chunk is a block of rows and a
-shard is a run of such blocks with an index at its end; both can be written as the rows come. Anything else, and any
-array of another program, is left to zarr-python; tests read everything back through it.
+zarr-python takes ten times as long for a small array (`benchmarks/archive.py`), of which a capture writes hundreds,
+and rewrites a whole shard for each partial write. An array of ours is chunked along its first axis only, so a chunk is
+a block of rows and a shard is a run of such blocks with an index at its end; both can be written as the rows come.
+Anything else, and any array of another program, is left to zarr-python; tests read everything back through it.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def _figure(chosen: pd.DataFrame, metric: str, probe_shown: str) -> Figure:
     finals = {name: values[-1] for name, (_, values) in series.items()}
     best = (max if metric == "accuracy" else min)(finals, key=lambda name: finals[name])
     count, runs = int(chosen["n"].min()), chosen["run"].nunique()
-    caution = words["caution"].format(
+    caution = words["caution" if len(series) > 1 else "caution_alone"].format(
         best=best, value=finals[best], n=f"{count:,}", lines=counted(len(series), "line"),
         runs="one run" if runs == 1 else f"{runs} runs", spread=max(finals.values()) - min(finals.values()),
     )  # fmt: skip
@@ -71,6 +71,7 @@ _WORDS: dict[str, dict[str, Any]] = {
         "shows": "One line for every run and probe: the share of samples that the network gets right as training goes on, with its 95 % interval as a pale band.",
         "reading": "Higher and further left is better: more is right, earlier. Lines that part mark where runs or probes begin to differ.",
         "caution": "{best} ends highest at {value:.3f}; the ends of {lines} from {runs} lie {spread:.3f} apart. The smallest probe has {n} samples, and one run a setting cannot tell luck from skill.",
+        "caution_alone": "{best} ends at {value:.3f} over {n} samples: with the interval of that number alone, and one run a setting cannot tell luck from skill.",
         "audience": "For the first glance of the morning.",
         "practitioner": "When the newest point lies on the line that you expect, go on with your day; otherwise open the run's page.",
         "researcher": "Raw means without smoothing. The band is the interval over probe samples; it says nothing of the spread over seeds.",
@@ -80,6 +81,7 @@ _WORDS: dict[str, dict[str, Any]] = {
         "shows": "One line for every run and probe: the loss that the audit computed itself from stored outputs.",
         "reading": "Compare the probes of one run: a training line that falls while a test line rises is overfitting.",
         "caution": "{best} ends lowest at {value:.4g} among {lines} from {runs}, over at least {n} samples; weight decay and other penalties of training are not in it.",
+        "caution_alone": "{best} ends at {value:.4g}, a mean over {n} samples; weight decay and other penalties of training are not in it.",
         "audience": "For seeing trouble before accuracy admits to it.",
         "practitioner": "A sudden step upwards that does not heal is worth a look at the checkpoint itself.",
         "researcher": "Evaluation mode, fixed samples, no augmentation: it differs from the training log's loss by construction.",
@@ -89,6 +91,7 @@ _WORDS: dict[str, dict[str, Any]] = {
         "shows": "One line for every run: how far the weights have gone from the first audited checkpoint. It stands here because no accuracy or loss was filed.",
         "reading": "A line that still climbs steeply at its end belongs to a training that has not settled.",
         "caution": "{best} moved least, by {value:.4g}, among {lines} from {runs}; the ends lie {spread:.4g} apart. Networks of different size are not comparable by it.",
+        "caution_alone": "{best} has moved by {value:.4g} in the end. Networks of different size are not comparable by it.",
         "audience": "For audits of networks without a task.",
         "practitioner": "Give the probe targets and the configuration a task, and accuracy will stand here instead.",
         "researcher": "Euclidean over all tensors of the checkpoint, from a count sketch with about 3 % relative error.",
