@@ -36,6 +36,7 @@ from stratascope.storage.store import Store
 from stratascope.tasks import preview, units
 from stratascope.tasks.analysis import named
 from stratascope.tasks.report import build
+from stratascope.tasks.report.drawing import report_unit
 
 _SETTINGS: dict[str, Any] = {"cache_policy": NO_CACHE, "retries": 0, "log_prints": False}
 read_file = Task(units.read_file, name="read-checkpoint", **_SETTINGS)
@@ -116,7 +117,9 @@ def audit_on_workers(config: str, overrides: list[str], rehash: bool, max_second
     _compute_checkpoints(plan, todo, work, settings.cluster.workers)
     _compute_series(plan, found, todo, work)
     result = conclude(found, plan, work.outcomes, work.newly_quarantined, time.time() - started, work.postponed)
-    _report(plan, found, result)
+    # Two audits of one store would tear each other's pages: one at a time draws.
+    with found.store.claim(report_unit()):
+        _report(plan, found, result)
     if server_lasts():
         publish(result, settings.report.title)
     return result

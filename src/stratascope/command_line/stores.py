@@ -91,15 +91,16 @@ def report(path: Path, zip_file: Path | None) -> int:
     analyses = audits[-1]["analyses"]
     runs = sorted({unit.run for unit in store.manifests() if unit.analysis == "capture"})
     place = str(store.path)
-    for name, options in analyses.items():
-        for run in [""] if named(name).scope == "cohort" else runs:
-            build.draw_analysis(place, run, name, options)
-    build.draw_overview(place)
-    pages = build.plan_pages(place)
-    for page in pages:
-        build.write_page(place, page)
-    known = store.manifest(report_unit())
-    build.finish_report(place, pages, known.identity if known is not None else "")
+    with store.claim(report_unit()):
+        for name, options in analyses.items():
+            for run in [""] if named(name).scope == "cohort" else runs:
+                build.draw_analysis(place, run, name, options)
+        build.draw_overview(place)
+        pages = build.plan_pages(place)
+        for page in pages:
+            build.write_page(place, page)
+        known = store.manifest(report_unit())
+        build.finish_report(place, pages, known.identity if known is not None else "")
     error_console().print(f"{len(pages)} pages")
     print(f"report: {store.path / 'report' / 'index.html'}")
     if zip_file is not None:
