@@ -70,9 +70,9 @@ def audit() -> list[str]:
         many = result("audit_thousand")
         again = many["seconds of a second audit"]
         lines.append(
-            f"| 1,000 checkpoints of a tiny network, the first time | {many['seconds of the first audit']:.0f} s |"
+            f"| 1,000 checkpoints of a tiny network: all units, one process | {many['seconds of all units in one process']:.0f} s |"
         )
-        lines.append(f"| the same again, nothing new | {again['median']:.2f} s (most {again['most']:.2f}) |")
+        lines.append(f"| the same 1,000, nothing new | {again['median']:.2f} s (most {again['most']:.2f}) |")
     spans = workers["seconds of the sweep, by workers"]
     lines.append(
         f"| sweep of 16 checkpoints of ResNet-20 over 1,024 images: one worker, two workers | {spans['1']:.0f} s, {spans['2']:.0f} s: "
