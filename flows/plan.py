@@ -120,6 +120,7 @@ def _is_fresh(file: CheckpointFile, seconds: float) -> bool:
 def make_plan(found: Survey) -> Plan:
     """Every unit that this audit wants, with its identity. Raises ConfigurationError for two files of one step."""
     plan = Plan({}, [], [], [])
+    requests = requests_of(found)
     for source in found.sources:
         usable = []
         for file in found.files[source.name]:
@@ -130,7 +131,7 @@ def make_plan(found: Survey) -> Plan:
                 plan.rejected.append((source.name, file, facts["status"], facts["reason"]))
         listing = settle(source, usable, found.facts[source.name])
         plan.listings[source.name] = listing
-        plan.chains += [_chain(found, source, file) for file in listing.checkpoints]
+        plan.chains += [_chain(found, source, file, requests) for file in listing.checkpoints]
     plan.series = later_units(found, plan, [chain[0] for chain in plan.chains])
     return plan
 
@@ -147,9 +148,10 @@ def requests_of(found: Survey) -> tuple[CaptureRequest, ...]:
     return tuple(named(name).request(options) for name, options in found.analyses.items())
 
 
-def _chain(found: Survey, source: RunSource, file: CheckpointFile) -> list[Assignment]:
+def _chain(
+    found: Survey, source: RunSource, file: CheckpointFile, requests: tuple[CaptureRequest, ...]
+) -> list[Assignment]:
     config = found.config
-    requests = requests_of(found)
     base = {
         "weights": found.facts[source.name][file.path]["weights_digest"],
         "model": source.model.model_dump(mode="json"),
