@@ -62,8 +62,10 @@ def _run(words: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except Exception as error:
-        if debug:
+    except BaseException as error:
+        if _is_termination(error):
+            _received.append(signal.SIGTERM)
+        elif debug or not isinstance(error, Exception):
             raise
         code = 3
         if not _received:
@@ -72,6 +74,17 @@ def _run(words: list[str]) -> int:
         code = 143 if _received[0] == signal.SIGTERM else 130
         _say("stopped; what is stored is whole, and the next audit goes on from here.")
     return code
+
+
+def _is_termination(error: BaseException | None) -> bool:
+    """Whether SIGTERM lies behind `error`: inside a flow Prefect takes the signal and raises an error of its own."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if type(error).__name__ == "TerminationSignal":
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _explain(error: StratascopeError) -> int:
