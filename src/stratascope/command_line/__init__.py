@@ -81,7 +81,8 @@ def _is_termination(error: BaseException | None) -> bool:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if type(error).__name__ == "TerminationSignal":
+        # Pydantic, when it is interrupted, keeps no more of the error than its name.
+        if type(error).__name__ == "TerminationSignal" or "TerminationSignal" in str(error):
             return True
         error = error.__cause__ or error.__context__
     return False
