@@ -41,6 +41,8 @@ def task_runner(spec: ClusterSpec) -> Any:
             "distributed.scheduler.no-workers-timeout": "120s",
             "distributed.logging.distributed": "CRITICAL",
             "distributed.worker.memory.terminate": False,
+            # Dask's profiler keeps every call stack it meets: 30 kB for each task, without end.
+            "distributed.worker.profile.enabled": False,
         }
     )
     logging.getLogger("distributed").setLevel(logging.CRITICAL)

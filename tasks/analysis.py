@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
@@ -112,7 +112,8 @@ class Analysis:
     options: type[Options]
     metrics: tuple[Metric, ...]
     compute: Callable[[Any, Any], Findings]
-    draw: Callable[[Any, Any], list[Figure]]
+    draw: Callable[[Any, Any], Iterable[Figure]]
+    """Best a generator: each figure is written before the next one is drawn."""
     needs: frozenset[Need] = frozenset()
     request: Callable[[Any], CaptureRequest] = lambda options: CaptureRequest()
     always: bool = False

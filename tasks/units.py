@@ -18,6 +18,7 @@ from stratascope.storage.units import Unit
 from stratascope.tasks.analysis import CaptureRequest, named
 from stratascope.tasks.capture.spec import CaptureSpec
 from stratascope.tasks.contexts import CheckpointContext, CohortContext, RejectedFile, SeriesContext, Subject
+from stratascope.tasks.memory import returning_memory
 
 FACTS_VERSION = 2
 """Of what is remembered of a checkpoint file."""
@@ -59,6 +60,7 @@ class Outcome:
     reason: str = ""
 
 
+@returning_memory
 def read_file(
     store_path: str, file: CheckpointFile, source: RunSource, folder: str, identity: str
 ) -> dict[str, Any]:
@@ -81,6 +83,7 @@ def read_file(
     return {name: known.get(name) for name in ("status", "reason", "weights_digest", "inner_step")}
 
 
+@returning_memory
 def keep_probe(store_path: str, name: str, spec: ProbeSpec, folder: str, identity: str) -> str:
     """Build the probe, store it where it is not stored yet, and return its digest. Raises ProbeError."""
     store = Store.open(store_path)
@@ -98,6 +101,7 @@ def keep_probe(store_path: str, name: str, spec: ProbeSpec, folder: str, identit
     return probe.digest
 
 
+@returning_memory
 def compute_unit(assignment: Assignment) -> Outcome:
     """Do one unit of work, unless it is stored already. Failures come back as outcomes, never as exceptions."""
     _one_thread()

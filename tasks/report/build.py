@@ -20,6 +20,7 @@ from stratascope.errors import StoreError
 from stratascope.storage.digests import file_checksum
 from stratascope.storage.manifests import Manifest, write_atomically, write_manifest
 from stratascope.storage.store import Store
+from stratascope.tasks.memory import returning_memory
 from stratascope.tasks.report.content import Content
 from stratascope.tasks.report.drawing import (
     FIGURES,
@@ -40,16 +41,16 @@ CONTENT = ".content"
 """Where `plan_pages` leaves what each page says; not part of the report that a reader needs."""
 
 
+@returning_memory
 def draw_overview(store_path: str) -> int:
     """Draw what compares all runs; returns how many figures there are."""
     from stratascope.tasks.report.trends import trend_figures
 
     store = Store.open(store_path)
-    figures = trend_figures(store.rows())
-    write_figures(store.path / "report", "overview", "", figures)
-    return len(figures)
+    return write_figures(store.path / "report", "overview", "", trend_figures(store.rows()))
 
 
+@returning_memory
 def plan_pages(store_path: str) -> list[str]:
     """Read the store once, lay down what each page says, and return the pages' paths below the report's folder."""
     store = Store.open(store_path)
@@ -66,6 +67,7 @@ def plan_pages(store_path: str) -> list[str]:
     return list(pages)
 
 
+@returning_memory
 def write_page(store_path: str, page: str) -> int:
     """Write one page that `plan_pages` laid down; returns its size in bytes. Raises StoreError for another page."""
     return write_pages(store_path, [page])

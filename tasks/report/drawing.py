@@ -9,7 +9,7 @@ import html
 import io
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from stratascope.storage.store import Store
 from stratascope.storage.units import Unit
 from stratascope.tasks.analysis import Figure, named
 from stratascope.tasks.contexts import View
+from stratascope.tasks.memory import returning_memory
 from stratascope.tasks.report.svg import with_prefix
 from stratascope.tasks.report.text import visible
 
@@ -35,6 +36,7 @@ _WORDS = (
 )  # fmt: skip
 
 
+@returning_memory
 def draw_analysis(store_path: str, run: str, name: str, options: dict[str, Any]) -> int:
     """Draw all figures of one analysis of one run into the report's folder; returns how many there are."""
     store = Store.open(store_path)
@@ -42,9 +44,8 @@ def draw_analysis(store_path: str, run: str, name: str, options: dict[str, Any])
     units = _committed(store, run, name)
     steps = tuple(sorted(unit.step for unit in _committed(store, run, "capture")))
     view = View(store, run, name, analysis.scope, steps, store.rows(units))
-    figures = analysis.draw(view, analysis.options.model_validate(options)) if len(view.rows) else []
-    write_figures(store.path / "report", name, run, figures)
-    return len(figures)
+    figures = analysis.draw(view, analysis.options.model_validate(options)) if len(view.rows) else ()
+    return write_figures(store.path / "report", name, run, figures)
 
 
 def _committed(store: Store, run: str, name: str) -> list[Unit]:
@@ -54,12 +55,16 @@ def _committed(store: Store, run: str, name: str) -> list[Unit]:
     return [manifest.unit for manifest in found if manifest is not None]
 
 
-def write_figures(report: Path, analysis: str, run: str, figures: list[Figure]) -> None:
-    """Write `figures` as the drawings of one analysis of one run: an index, pictures, and data beside the pages."""
+def write_figures(report: Path, analysis: str, run: str, figures: Iterable[Figure]) -> int:
+    """Write `figures` as the drawings of one analysis of one run: an index, pictures, and data beside the pages.
+
+    Returns how many there are; they are taken one at a time.
+    """
     folder = report / FIGURES / encode_path_part(analysis) / encode_path_part(run)
     shutil.rmtree(folder, ignore_errors=True)
     index = [_write_figure(report, folder, analysis, run, _thinned(figure)) for figure in figures]
     write_if_changed(folder / "index.json", json.dumps(index, sort_keys=True).encode())
+    return len(index)
 
 
 def _write_figure(report: Path, folder: Path, analysis: str, run: str, figure: Figure) -> dict[str, Any]:

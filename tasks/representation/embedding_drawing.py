@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,8 @@ _MOST_CLASSES = 40
 """Of more different whole numbers than these, targets are taken for amounts."""
 
 
-def draw(view: View, options: Any) -> list[Figure]:
+def draw(view: View, options: Any) -> Iterator[Figure]:
     """For each probe, layer and method the 2-D map by step and the 3-D map by step; and the quality of all maps."""
-    figures: list[Figure] = []
     arrays = view.arrays()
     places = sorted({path.rsplit("/", 1)[0] for path in arrays})
     for place in places:
@@ -28,9 +28,8 @@ def draw(view: View, options: Any) -> list[Figure]:
             path[len(place) + 1 :]: value for path, value in arrays.items() if path.rpartition("/")[0] == place
         }
         for name in sorted(_TITLES.keys() & here.keys()):
-            figures.append(_map(view, probe, layer, name, here))
-        figures += _quality(view, probe, layer)
-    return figures
+            yield _map(view, probe, layer, name, here)
+        yield from _quality(view, probe, layer)
 
 
 def colour_groups(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -34,17 +35,15 @@ _MAPS = (
 )
 
 
-def draw(view: View, options: Any) -> list[Figure]:
+def draw(view: View, options: Any) -> Iterator[Figure]:
     """For each metric a heat-map of layer by step; for each layer and probe its values' shares by step."""
-    figures: list[Figure] = []
     for metric, title, unit in _MAPS:
         rows = view.metric(metric, part="")
         for probe in sorted(set(rows["probe"])):
-            figures += _map(view, metric, title, unit, probe)
+            yield from _map(view, metric, title, unit, probe)
     for probe in sorted(set(view.rows["probe"]) - {""}):
         for layer in view.layers("activation_mean"):
-            figures += _spread(view, probe, layer)
-    return figures
+            yield from _spread(view, probe, layer)
 
 
 def _map(view: View, metric: str, title: str, unit: str, probe: str) -> list[Figure]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from types import FrameType
@@ -16,24 +17,42 @@ from stratascope.errors import (
     StratascopeError,
 )
 
-_received: list[int] = []
+_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and leave with its exit code (design, section 5)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    received = _listen()
+    for number in _CODES:
         signal.signal(number, _stop)
-    sys.exit(_run(words))
+    sys.exit(_run(words, received))
+
+
+def _listen() -> socket.socket:
+    """Where the number of each signal arrives, whoever handles it: inside a flow Prefect puts its handler over ours."""
+    receiving, sending = socket.socketpair()
+    receiving.setblocking(False)
+    sending.setblocking(False)
+    signal.set_wakeup_fd(sending.detach(), warn_on_full_buffer=False)
+    return receiving
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
     """What is in flight is safe by itself: nothing counts before its manifest is written."""
-    _received.append(number)
     raise KeyboardInterrupt
 
 
-def _run(words: list[str]) -> int:
+def _first(received: socket.socket) -> int | None:
+    """The first signal to stop that has arrived."""
+    try:
+        numbers = received.recv(4096)
+    except BlockingIOError:
+        return None
+    return next((number for number in numbers if number in _CODES), None)
+
+
+def _run(words: list[str], received: socket.socket) -> int:
     import typer
     from typer.exceptions import TyperException
 
@@ -63,29 +82,21 @@ def _run(words: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except BaseException as error:
-        if _is_termination(error):
-            _received.append(signal.SIGTERM)
-        elif debug or not isinstance(error, Exception):
+        # Whatever a signal was turned into on its way here, it is no fault of the command's.
+        stopped_by = _first(received)
+        if stopped_by is not None:
+            return _say_stopped(stopped_by)
+        if debug or not isinstance(error, Exception):
             raise
+        _say(f"error: {type(error).__name__}: {error}\nThis should not happen. --debug shows where it did.")
         code = 3
-        if not _received:
-            _say(f"error: {type(error).__name__}: {error}\nThis should not happen. --debug shows where it did.")
-    if _received:
-        code = 143 if _received[0] == signal.SIGTERM else 130
-        _say("stopped; what is stored is whole, and the next audit goes on from here.")
-    return code
+    stopped_by = _first(received)
+    return code if stopped_by is None else _say_stopped(stopped_by)
 
 
-def _is_termination(error: BaseException | None) -> bool:
-    """Whether SIGTERM lies behind `error`: inside a flow Prefect takes the signal and raises an error of its own."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        # Pydantic, when it is interrupted, keeps no more of the error than its name.
-        if type(error).__name__ == "TerminationSignal" or "TerminationSignal" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _say_stopped(number: int) -> int:
+    _say("stopped; what is stored is whole, and the next audit goes on from here.")
+    return _CODES[signal.Signals(number)]
 
 
 def _explain(error: StratascopeError) -> int:

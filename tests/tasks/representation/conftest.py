@@ -103,7 +103,7 @@ class LittleAudit:
         return View(self.store, "run", name, named(name).scope, steps, self.store.rows(units))
 
     def draw(self, name: str):
-        return named(name).draw(self.view(name), named(name).options())
+        return list(named(name).draw(self.view(name), named(name).options()))
 
     def _do(self, assignment: Assignment) -> None:
         outcome = compute_unit(assignment)

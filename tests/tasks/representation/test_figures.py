@@ -99,7 +99,7 @@ def test_cautions_change_with_the_numbers(trained_audit, figures, name: str):
     rows = view.rows.copy()
     rows["value"] = 0.8 * rows["value"].abs() ** 1.7 + 0.01
     rows["n"] += 7
-    changed = named(name).draw(replace(view, rows=rows), named(name).options())
+    changed = list(named(name).draw(replace(view, rows=rows), named(name).options()))
     before = {figure.key: figure.caution for figure in figures[name]}
     for figure in changed:
         # These two are drawn from arrays, which stayed as they were.
