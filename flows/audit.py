@@ -6,7 +6,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from prefect.states import Completed, Failed
 
 from stratascope.errors import AnalysisError, ConfigurationError, StoreError, StratascopeError
 from stratascope.flows.artifacts import progress_listener, publish, server_lasts
-from stratascope.flows.cluster import GIB, check_workers, task_runner
+from stratascope.flows.cluster import GIB, check_workers, task_runner, worker_limits
 from stratascope.flows.config import load_config
 from stratascope.flows.plan import (
     Plan,
@@ -31,10 +31,12 @@ from stratascope.flows.plan import (
 )
 from stratascope.flows.progress import listen, tell
 from stratascope.flows.result import AuditResult, conclude, outcome_without_work
+from stratascope.storage.attempts import forget_deaths
 from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
 from stratascope.storage.store import Store
 from stratascope.tasks import preview, units
 from stratascope.tasks.analysis import named
+from stratascope.tasks.limits import Limits
 from stratascope.tasks.report import build
 from stratascope.tasks.report.drawing import report_unit
 
@@ -61,6 +63,7 @@ class Work:
     outcomes: list[units.Outcome] = field(default_factory=list)
     newly_quarantined: int = 0
     deadline: float | None = None
+    limits: Limits | None = None
     postponed: list[units.Assignment] = field(default_factory=list)
 
     def is_late(self) -> bool:
@@ -108,8 +111,12 @@ def audit_on_workers(config: str, overrides: list[str], rehash: bool, max_second
     store = Store.open(store_folder(settings, path.parent), create=True)
     started = time.time()
     store.sweep()
+    forget_deaths(store)
     found = survey(settings, path.parent, store, rehash)
-    work = Work(deadline=started + max_seconds if max_seconds is not None else None)
+    work = Work(
+        deadline=started + max_seconds if max_seconds is not None else None,
+        limits=worker_limits(settings.limits, settings.cluster),
+    )
     _read_files(found, work)
     plan = make_plan(found)
     todo = {item.unit for item in outstanding(plan, store)}
@@ -142,7 +149,7 @@ def _read_files(found: Survey, work: Work) -> None:
         found.probes[name] = digest
     window: deque[tuple[RunSource, CheckpointFile, Any]] = deque()
     for number, (source, file) in enumerate(found.unread):
-        window.append((source, file, _submit_read(found, source, file)))
+        window.append((source, file, _submit_read(found, source, file, work.limits)))
         if len(window) >= _AT_ONCE * found.config.cluster.workers:
             _take_facts(found, work, *window.popleft())
         tell("reading checkpoints", number + 1 - len(window), len(found.unread))
@@ -151,13 +158,15 @@ def _read_files(found: Survey, work: Work) -> None:
         tell("reading checkpoints", len(found.unread) - len(window), len(found.unread))
 
 
-def _submit_read(found: Survey, source: RunSource, file: CheckpointFile) -> Any:
+def _submit_read(found: Survey, source: RunSource, file: CheckpointFile, limits: Limits | None) -> Any:
     named = read_file.with_options(task_run_name=f"read-{source.name}-{file.path.name}")
-    return named.submit(str(found.store.path), file, source, str(found.folder), units.facts_identity(source))
+    return named.submit(
+        str(found.store.path), file, source, str(found.folder), units.facts_identity(source), limits
+    )
 
 
 def _take_facts(found: Survey, work: Work, source: RunSource, file: CheckpointFile, future: Any) -> None:
-    facts = _insist(future, lambda: _submit_read(found, source, file))
+    facts = _insist(future, lambda: _submit_read(found, source, file, work.limits))
     if isinstance(facts, ConfigurationError):
         raise facts
     if isinstance(facts, BaseException):
@@ -206,7 +215,7 @@ def _compute_checkpoints(plan: Plan, todo: set[Any], work: Work, workers: int) -
             work.postponed += wanted
             continue
         if wanted:
-            window.append(_submit_chain(wanted))
+            window.append(_submit_chain(wanted, work.limits))
         while len(window) >= _AT_ONCE * workers:
             done = _collect(window.popleft(), work, done, len(todo))
     while window:
@@ -221,30 +230,30 @@ def _compute_series(plan: Plan, found: Survey, todo: set[Any], work: Work) -> No
     wanted = [item for item in plan.series if not found.store.is_current(item.unit, item.identity)]
     wanted_units = {item.unit for item in wanted}
     work.outcomes += [units.Outcome(item.unit, "cached") for item in plan.series if item.unit not in wanted_units]
-    _collect([(item, _submit(item, [])) for item in wanted], work, len(todo) - len(wanted), len(todo))
+    _collect([(item, _submit(item, [], work.limits)) for item in wanted], work, len(todo) - len(wanted), len(todo))
 
 
-def _submit_chain(chain: list[units.Assignment]) -> list[tuple[units.Assignment, Any]]:
+def _submit_chain(chain: list[units.Assignment], limits: Limits | None) -> list[tuple[units.Assignment, Any]]:
     submitted: list[tuple[units.Assignment, Any]] = []
     before: list[Any] = []
     for item in chain:
-        future = _submit(item, before)
+        future = _submit(item, before, limits)
         submitted.append((item, future))
         if item.unit.analysis == "capture":
             before = [future]
     return submitted
 
 
-def _submit(item: units.Assignment, before: list[Any]) -> Any:
+def _submit(item: units.Assignment, before: list[Any], limits: Limits | None) -> Any:
     place = f"-{item.unit.step}" if item.unit.scope == "checkpoint" else ""
     name = f"{item.unit.analysis}-{item.unit.run}{place}"
     named_task: Any = compute_unit.with_options(task_run_name=name)
-    return named_task.submit(item, wait_for=before)
+    return named_task.submit(replace(item, limits=limits), wait_for=before)
 
 
 def _collect(submitted: list[tuple[units.Assignment, Any]], work: Work, done: int, total: int) -> int:
     for item, future in submitted:
-        outcome = _insist(future, lambda item=item: _submit(item, []))  # type: ignore[misc]
+        outcome = _insist(future, lambda item=item: _submit(item, [], work.limits))  # type: ignore[misc]
         if not isinstance(outcome, units.Outcome):
             reason = f"{item.unit}: its worker was lost {_ATTEMPTS} times ({outcome!r}); is there enough memory?"
             outcome = units.Outcome(item.unit, "failed", reason)

@@ -8,6 +8,7 @@ from typing import Any
 
 from stratascope.errors import ClusterError
 from stratascope.flows.config import ClusterSpec
+from stratascope.tasks.limits import Limits
 
 GIB = 2**30
 CONNECT_SECONDS = 15
@@ -57,6 +58,13 @@ def task_runner(spec: ClusterSpec) -> Any:
             "silence_logs": logging.CRITICAL,
         },
     )
+
+
+def worker_limits(limits: Limits, spec: ClusterSpec) -> Limits:
+    """`limits` with a bound of memory where none is set: a local worker's share of the machine, less a twentieth."""
+    if limits.memory_gib is not None or spec.kind != "local":
+        return limits
+    return limits.model_copy(update={"memory_gib": 0.95 * _worker_memory(spec) / GIB})
 
 
 def check_workers(spec: ClusterSpec, needed: int) -> None:

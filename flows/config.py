@@ -18,6 +18,7 @@ from stratascope.storage.probes import ProbeSpec
 from stratascope.tasks.analysis import Options, discover, named
 from stratascope.tasks.capture.spec import CaptureSpec
 from stratascope.tasks.checks.spec import CheckSpec
+from stratascope.tasks.limits import Limits
 from stratascope.tasks.report.spec import ReportSpec
 
 LOSSES = ("cross_entropy", "mse", "mae")
@@ -55,6 +56,7 @@ class AuditConfig(BaseModel):
     analyses: dict[str, dict[str, Any]] | None = None
     checks: tuple[CheckSpec, ...] | None = None
     cluster: ClusterSpec = ClusterSpec()
+    limits: Limits = Limits()
     report: ReportSpec = ReportSpec()
     settle: float = Field(default=0.0, ge=0)
     """A file that changed within so many seconds is left for the next audit."""

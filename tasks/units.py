@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from stratascope.errors import AnalysisError, DeferredCheckpointError, DoesNotApply, StratascopeError
+from stratascope.errors import AnalysisError, DeferredCheckpointError, DoesNotApply, LimitError, StratascopeError
 from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
 from stratascope.storage.digests import identity_of
 from stratascope.storage.file_memory import FileMemory, file_state
@@ -18,6 +18,7 @@ from stratascope.storage.units import Unit
 from stratascope.tasks.analysis import CaptureRequest, named
 from stratascope.tasks.capture.spec import CaptureSpec
 from stratascope.tasks.contexts import CheckpointContext, CohortContext, RejectedFile, SeriesContext, Subject
+from stratascope.tasks.limits import Limits, limited
 from stratascope.tasks.memory import returning_memory
 
 FACTS_VERSION = 2
@@ -39,6 +40,7 @@ class Assignment:
     capture: CaptureSpec = field(default_factory=CaptureSpec)
     layers: tuple[str, ...] | None = None
     requests: tuple[CaptureRequest, ...] = ()
+    limits: Limits | None = None
 
     @property
     def subject(self) -> Subject:
@@ -62,7 +64,12 @@ class Outcome:
 
 @returning_memory
 def read_file(
-    store_path: str, file: CheckpointFile, source: RunSource, folder: str, identity: str
+    store_path: str,
+    file: CheckpointFile,
+    source: RunSource,
+    folder: str,
+    identity: str,
+    limits: Limits | None = None,
 ) -> dict[str, Any]:
     """Read a checkpoint once, remember its facts, and return those that planning needs."""
     _one_thread()
@@ -74,10 +81,13 @@ def read_file(
 
         try:
             state = file_state(file.path)
-            known = checkpoint_facts(file, source, Path(folder))
+            with limited(store, f"read {file.path} {identity}", limits):
+                known = checkpoint_facts(file, source, Path(folder))
             memory.remember(file.path, identity, known, state)
         except DeferredCheckpointError as error:
             return {"status": "deferred", "reason": str(error)}
+        except LimitError as error:
+            return {"status": "quarantined", "reason": f"{file.path.name}: {error}"}
         except OSError as error:
             return {"status": "quarantined", "reason": f"{file.path.name} cannot be read: {error.strerror}."}
     return {name: known.get(name) for name in ("status", "reason", "weights_digest", "inner_step")}
@@ -112,7 +122,11 @@ def compute_unit(assignment: Assignment) -> Outcome:
             if store.is_current(unit, assignment.identity):
                 return Outcome(unit, "cached")
             started = time.time()
-            with store.stage(unit, assignment.identity, assignment.parts) as staged:
+            work = f"{unit} {assignment.identity}"
+            with (
+                limited(store, work, assignment.limits),
+                store.stage(unit, assignment.identity, assignment.parts) as staged,
+            ):
                 if unit.analysis == "capture":
                     staged.summary = _capture(store, assignment, staged)
                 else:
