@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
+from stratascope.storage.digests import sealed, unsealed
 from stratascope.storage.manifests import write_atomically
 from stratascope.storage.store import Store
 
@@ -33,7 +33,7 @@ class FileMemory:
     def recall(self, path: Path, identity: str) -> dict[str, Any] | None:
         """The facts remembered of `path` under `identity`; None where it changed or is unknown."""
         try:
-            content = json.loads(self._place(path, identity).read_bytes())
+            content = unsealed(self._place(path, identity).read_bytes())
             return content["facts"] if content["state"] == file_state(path) else None
         except (OSError, ValueError, KeyError):
             return None
@@ -43,7 +43,7 @@ class FileMemory:
     ) -> None:
         """Remember `facts` of `path`; `state` is its `file_state` from before it was read."""
         content = {"state": state if state is not None else file_state(path), "facts": facts}
-        write_atomically(self._place(path, identity), json.dumps(content, sort_keys=True).encode())
+        write_atomically(self._place(path, identity), sealed(content))
 
     def _place(self, path: Path, identity: str) -> Path:
         name = hashlib.sha256(f"{path.absolute()}\n{identity}".encode()).hexdigest()[:40]

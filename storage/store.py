@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from stratascope.errors import NewerStoreError, StoreError
 from stratascope.storage.archive import describe_array, ensure_group, read_array
-from stratascope.storage.manifests import Manifest, manifest_path, read_manifest
+from stratascope.storage.damage import is_damaged
+from stratascope.storage.manifests import Manifest, manifest_files, manifest_path, read_manifest
 from stratascope.storage.units import Unit
 
 if TYPE_CHECKING:
@@ -76,15 +77,20 @@ class Store:
     def manifests(self) -> dict[Unit, Manifest]:
         """All committed units, in the order of their paths."""
         found = {}
-        for path in sorted((self.path / "manifests").rglob("*.json")):
-            if "_files" not in path.parts and (manifest := read_manifest(path)) is not None:
+        for path in manifest_files(self.path):
+            if (manifest := read_manifest(path)) is not None:
                 found[manifest.unit] = manifest
         return found
 
     def is_current(self, unit: Unit, identity: str) -> bool:
-        """Whether `unit` is stored with this identity, and its files are there with their sizes."""
+        """Whether `unit` is stored with this identity, its files are there with their sizes, and no damage is known."""
         manifest = self.manifest(unit)
-        return manifest is not None and manifest.identity == identity and self._files_are_there(manifest)
+        return (
+            manifest is not None
+            and manifest.identity == identity
+            and self._files_are_there(manifest)
+            and not is_damaged(self.path, unit)
+        )
 
     def _files_are_there(self, manifest: Manifest) -> bool:
         try:

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from stratascope.errors import AnalysisError, DeferredCheckpointError, DoesNotApply, LimitError, StratascopeError
+from stratascope.errors import (
+    AnalysisError,
+    DamagedStoreError,
+    DeferredCheckpointError,
+    DoesNotApply,
+    LimitError,
+    StratascopeError,
+)
 from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
 from stratascope.storage.digests import identity_of
 from stratascope.storage.file_memory import FileMemory, file_state
@@ -137,10 +144,27 @@ def compute_unit(assignment: Assignment) -> Outcome:
         return Outcome(unit, "computed")
     except DeferredCheckpointError as error:
         return Outcome(unit, "deferred", str(error))
+    except DamagedStoreError as error:
+        _note_damage(store, assignment)
+        return Outcome(unit, "failed", f"{unit}: {error}")
     except StratascopeError as error:
         return Outcome(unit, "failed", f"{unit}: {error}")
     except Exception as error:
         return Outcome(unit, "failed", f"{unit}: {type(error).__name__}: {error}")
+
+
+def _note_damage(store: Store, assignment: Assignment) -> None:
+    """Find what is damaged of that which the unit reads, so that the next audit computes it again."""
+    from stratascope.storage.verification import verify_units
+
+    runs = {subject.run for subject in assignment.subjects}
+    read = [
+        manifest
+        for unit, manifest in store.manifests().items()
+        if unit.scope == "probe"
+        or (unit.run in runs and (assignment.unit.scope != "checkpoint" or unit.step == assignment.unit.step))
+    ]
+    verify_units(store, read)
 
 
 def _capture(store: Store, assignment: Assignment, staged: Any) -> dict[str, Any]:
