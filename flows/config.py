@@ -119,34 +119,61 @@ def load_config(path: Path, overrides: Sequence[str] = (), model: Any = AuditCon
     Raises ConfigurationError that names the file, the place in it, and the nearest known key.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigurationError(f"{path} is no YAML: {error}.") from None
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path} is empty or no mapping: see `stratascope config schema`.")
     for override in overrides:
         _override(content, override)
-    content = _with_environment(content)
     try:
+        content = _with_environment(content)
         settings = model.model_validate(content)
     except ValidationError as error:
         raise ConfigurationError(explain(error, model, path.name)) from None
+    except RecursionError:
+        raise ConfigurationError(
+            f"{path} is nested too deeply, or contains itself (`&name` and `*name`)."
+        ) from None
     if isinstance(settings, AuditConfig):
         settings.chosen_analyses(path.name)
     return settings
+
+
+def _yaml(text: str) -> Any:
+    """What the YAML `text` says. Raises ValueError where it is none."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (AttributeError, LookupError, TypeError, OverflowError) as error:
+        # Found by feeding it noise: tags such as `!!timestamp` on a text that is none.
+        raise ValueError(f"a value in it cannot be understood ({error})") from None
 
 
 def _override(content: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator:
         raise ConfigurationError(f"--set {override!r} is not of the form key=value.")
+    try:
+        value = _yaml(text)
+    except ValueError as error:
+        raise ConfigurationError(f"--set {override!r}: its value is no YAML: {error}.") from None
     *parents, last = key.split(".")
     place: Any = content
-    for parent in parents:
-        place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
-    place[int(last) if isinstance(place, list) else last] = yaml.safe_load(text)
+    try:
+        for parent in parents:
+            place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
+        place[int(last) if isinstance(place, list) else last] = value
+    except (AttributeError, IndexError, TypeError, ValueError):
+        raise ConfigurationError(
+            f"--set {override!r}: there is no place {key!r}; a list takes the number of one of its entries, "
+            "and below a single value there is nothing."
+        ) from None
 
 
 def _with_environment(value: Any) -> Any:
