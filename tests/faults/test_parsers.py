@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.faults.parsers import PARSERS, feed
 
+FOUND = sorted((Path(__file__).parent / "found").iterdir())
 CUTS = st.tuples(
     st.integers(0, 10**6), st.sampled_from(["flip", "cut", "drop", "double", "insert"]), st.binary(max_size=9)
 )
@@ -49,6 +52,13 @@ def test_noise_is_refused(name):
         feed(PARSERS[name], data)
 
     check()
+
+
+@pytest.mark.parametrize("path", FOUND, ids=lambda path: path.name)
+def test_what_fuzzing_once_found_is_refused(path):
+    """Inputs on which `benchmarks/fuzz.py` met an error that was none of ours."""
+    name = max((name for name in PARSERS if path.name.startswith(name)), key=len)
+    assert feed(PARSERS[name], path.read_bytes()) is False
 
 
 def test_the_first_example_of_each_is_accepted():
