@@ -17,7 +17,7 @@ from stratascope.storage.names import checked_name
 from stratascope.storage.probes import ProbeSpec
 from stratascope.tasks.analysis import Options, discover, named
 from stratascope.tasks.capture.spec import CaptureSpec
-from stratascope.tasks.checks.spec import CheckSpec
+from stratascope.tasks.checks.spec import CheckSpec, refuse_equal_names
 from stratascope.tasks.report.spec import ReportSpec
 
 LOSSES = ("cross_entropy", "mse", "mae")
@@ -67,6 +67,12 @@ class AuditConfig(BaseModel):
                 f"there is no loss {loss!r}; use {', '.join(LOSSES)} or module:name." + did_you_mean(loss, LOSSES)
             )
         return loss
+
+    @field_validator("checks")
+    @classmethod
+    def _names_differ(cls, checks: tuple[CheckSpec, ...] | None) -> tuple[CheckSpec, ...] | None:
+        refuse_equal_names(checks)
+        return checks
 
     @model_validator(mode="before")
     @classmethod

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stratascope.flows.config import AuditConfig, load_config
 from stratascope.flows.plan import Plan, Survey, is_up_to_date, make_plan, report_identity, store_folder, survey
 from stratascope.storage.audits import read_audits, write_audit
 from stratascope.storage.store import Store
 from stratascope.storage.units import Unit
-from stratascope.tasks.checks.evaluate import Outcome as CheckOutcome
-from stratascope.tasks.checks.evaluate import bound, evaluate, expand, verdict
+from stratascope.tasks.checks.evaluate import Evaluation, bound, evaluate
 from stratascope.tasks.units import Assignment, Outcome
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
 
 SCHEMA = 1
 
@@ -85,15 +88,14 @@ def conclude(
         _entry(run, file.step, file.path, status, reason) for run, file, status, reason in plan.rejected
     ]
     checkpoints += gone(found, plan)
-    stored = [item.unit for item in plan.units() if found.store.manifest(item.unit) is not None]
-    judged: list[CheckOutcome] = evaluate(found.store.rows(stored), found.config.checks)
+    judged = _judge(found, plan)
     result = AuditResult(
         store=str(found.store.path),
         report=str(found.store.path / "report" / "index.html"),
-        verdict=verdict(judged),
+        verdict=judged.verdict,
         checkpoints=checkpoints,
         units={name: counts.get(name, 0) for name in ("computed", "cached", "failed")},
-        checks=[asdict(item) for item in judged if item.outcome != "pass"],
+        checks=[asdict(item) for item in judged.raised],
         failures=[item.reason for item in outcomes if item.status == "failed"],
         newly_quarantined=newly_quarantined,
     )
@@ -102,24 +104,57 @@ def conclude(
         "seconds": round(seconds, 3),
         "plan": report_identity(plan, found),
         "title": found.config.report.title,
-        "conditions": _conditions(found, judged),
+        "conditions": _conditions(judged),
         "analyses": {name: options.model_dump(mode="json") for name, options in found.analyses.items()},
     }
     write_audit(found.store, record)
     return result
 
 
-def _conditions(found: Survey, judged: Sequence[CheckOutcome]) -> list[dict[str, Any]]:
+def _judge(found: Survey, plan: Plan) -> Evaluation:
+    """Hold the checks against what is stored of this audit's units; the rest of the store is there to be held against."""
+    rows = found.store.rows()
+    stored = found.store.manifests().keys() & {item.unit for item in plan.units()}
+    return evaluate(rows, found.config.checks, belonging_to(rows, stored))
+
+
+def belonging_to(rows: pd.DataFrame, units: Collection[Unit]) -> np.ndarray:
+    """bool, one a row of the ledger: whether one of `units` filed it."""
+    import numpy as np
+    import pandas as pd
+
+    run, runs = pd.factorize(rows["run"])
+    analysis, analyses = pd.factorize(rows["analysis"])
+    step, steps = pd.factorize(rows["step"])
+    places = [{name: place for place, name in enumerate(names)} for names in (runs, analyses, steps)]
+    shape = tuple(len(names) for names in places)
+    known = np.zeros(shape, dtype=bool)
+    for unit in units:
+        # A series files rows of many steps, and a comparison of runs rows of many runs.
+        at: list[Any] = [places[0].get(unit.run), places[1].get(unit.analysis), places[2].get(unit.step)]
+        if unit.scope != "checkpoint":
+            at[2] = slice(None)
+        if unit.scope == "cohort":
+            at[0] = slice(None)
+        if None not in at:
+            known[tuple(at)] = True
+    found: np.ndarray = known[run, analysis, step]
+    return found
+
+
+def _conditions(judged: Evaluation) -> list[dict[str, Any]]:
     """Each condition that was put, with how often it came out how."""
     return [
         {
-            "name": check.name,
-            "metric": check.metric,
-            "bound": bound(check),
-            "severity": check.severity,
-            "counts": dict(sorted(Counter(item.outcome for item in judged if item.name == check.name).items())),
+            "name": item.check.name,
+            "metric": item.check.metric,
+            "suite": item.suite,
+            "bound": bound(item.check),
+            "severity": item.check.severity,
+            "counts": item.total,
+            "by_run": item.counts,
         }
-        for check, _ in expand(found.config.checks)
+        for item in judged.conditions
     ]
 
 
