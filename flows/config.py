@@ -17,6 +17,7 @@ from stratascope.storage.names import checked_name
 from stratascope.storage.probes import ProbeSpec
 from stratascope.tasks.analysis import Options, discover, named
 from stratascope.tasks.capture.spec import CaptureSpec
+from stratascope.tasks.checks.alerting import AlertSpec
 from stratascope.tasks.checks.spec import CheckSpec, refuse_equal_names
 from stratascope.tasks.report.spec import ReportSpec
 
@@ -54,6 +55,8 @@ class AuditConfig(BaseModel):
     capture: CaptureSpec = CaptureSpec()
     analyses: dict[str, dict[str, Any]] | None = None
     checks: tuple[CheckSpec, ...] | None = None
+    alerts: tuple[AlertSpec, ...] = ()
+    """Who is told when a check's state changes."""
     cluster: ClusterSpec = ClusterSpec()
     report: ReportSpec = ReportSpec()
     settle: float = Field(default=0.0, ge=0)
@@ -73,6 +76,13 @@ class AuditConfig(BaseModel):
     def _names_differ(cls, checks: tuple[CheckSpec, ...] | None) -> tuple[CheckSpec, ...] | None:
         refuse_equal_names(checks)
         return checks
+
+    @field_validator("alerts")
+    @classmethod
+    def _alerts_differ(cls, alerts: tuple[AlertSpec, ...]) -> tuple[AlertSpec, ...]:
+        if len({alert.name for alert in alerts}) < len(alerts):
+            raise ValueError("two alerts have the same name")
+        return alerts
 
     @model_validator(mode="before")
     @classmethod

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from stratascope.flows.alerts import tell_changes
 from stratascope.flows.config import AuditConfig, load_config
 from stratascope.flows.plan import Plan, Survey, is_up_to_date, make_plan, report_identity, store_folder, survey
-from stratascope.storage.audits import read_audits, write_audit
+from stratascope.storage.audits import latest_audit, read_audits, write_audit
 from stratascope.storage.store import Store
 from stratascope.storage.units import Unit
-from stratascope.tasks.checks.evaluate import Evaluation, bound, evaluate
+from stratascope.tasks.checks.ci_output import AuditSummary
+from stratascope.tasks.checks.filing import Judgement
 from stratascope.tasks.units import Assignment, Outcome
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
 
 SCHEMA = 1
 
@@ -35,7 +33,12 @@ class AuditResult:
     units: dict[str, int]
     checks: list[dict[str, Any]]
     failures: list[str] = field(default_factory=list)
+    alerts: list[dict[str, Any]] = field(default_factory=list)
+    """Who was to be told of which change, and whether it arrived."""
     newly_quarantined: int = 0
+    conditions: list[dict[str, Any]] = field(default_factory=list)
+    title: str = ""
+    seconds: float = 0.0
 
     @property
     def exit_code(self) -> int:
@@ -47,11 +50,19 @@ class AuditResult:
     def as_json(self) -> dict[str, Any]:
         """The documented object; numbers that are none become null."""
         content = {"schema": SCHEMA, **asdict(self)}
-        content.pop("newly_quarantined")
+        for name in ("newly_quarantined", "conditions", "title", "seconds"):
+            content.pop(name)
         for check in content["checks"]:
             value = check["value"]
             check["value"] = value if value is not None and math.isfinite(value) else None
         return content
+
+    def summary(self) -> AuditSummary:
+        """What systems that run jobs are told."""
+        return AuditSummary(
+            self.title, self.verdict, self.report, self.conditions, self.checks, self.checkpoints, self.failures,
+            bool(self.newly_quarantined), self.seconds,
+        )  # fmt: skip
 
 
 def conclude(
@@ -61,10 +72,13 @@ def conclude(
     newly_quarantined: int,
     seconds: float,
     postponed: Sequence[Assignment] = (),
+    *,
+    judged: Judgement | BaseException,
 ) -> AuditResult:
-    """Judge the ledger, and write the audit into the store's history.
+    """What an audit came to, written into the store's history.
 
-    `postponed` are units that `--max-time` left for the next audit.
+    `postponed` are units that `--max-time` left for the next audit; `judged` is what the checks say, or what kept
+    them from saying anything.
     """
     counts = Counter(item.status for item in outcomes)
     failed = {(item.unit.run, item.unit.step): item.reason for item in outcomes if item.status == "failed"}
@@ -88,74 +102,51 @@ def conclude(
         _entry(run, file.step, file.path, status, reason) for run, file, status, reason in plan.rejected
     ]
     checkpoints += gone(found, plan)
-    judged = _judge(found, plan)
+    problems = [item.reason for item in outcomes if item.status == "failed"]
+    if isinstance(judged, BaseException):
+        problems.append(f"the checks could not be evaluated: {judged!r}")
+        judged = Judgement("error", (), ())
     result = AuditResult(
         store=str(found.store.path),
         report=str(found.store.path / "report" / "index.html"),
         verdict=judged.verdict,
         checkpoints=checkpoints,
         units={name: counts.get(name, 0) for name in ("computed", "cached", "failed")},
-        checks=[asdict(item) for item in judged.raised],
-        failures=[item.reason for item in outcomes if item.status == "failed"],
+        checks=list(judged.raised),
+        failures=problems,
         newly_quarantined=newly_quarantined,
+        conditions=list(judged.conditions),
+        title=found.config.report.title,
+        seconds=round(seconds, 3),
     )
-    record = {
-        **result.as_json(),
-        "seconds": round(seconds, 3),
-        "plan": report_identity(plan, found),
-        "title": found.config.report.title,
-        "conditions": _conditions(judged),
-        "analyses": {name: options.model_dump(mode="json") for name, options in found.analyses.items()},
-    }
-    write_audit(found.store, record)
+    analyses = {name: options.model_dump(mode="json") for name, options in found.analyses.items()}
+    _tell_and_record(found, result, {"plan": report_identity(plan, found), "analyses": analyses})
     return result
 
 
-def _judge(found: Survey, plan: Plan) -> Evaluation:
-    """Hold the checks against what is stored of this audit's units; the rest of the store is there to be held against."""
-    rows = found.store.rows()
-    stored = found.store.manifests().keys() & {item.unit for item in plan.units()}
-    return evaluate(rows, found.config.checks, belonging_to(rows, stored))
-
-
-def belonging_to(rows: pd.DataFrame, units: Collection[Unit]) -> np.ndarray:
-    """bool, one a row of the ledger: whether one of `units` filed it."""
-    import numpy as np
-    import pandas as pd
-
-    run, runs = pd.factorize(rows["run"])
-    analysis, analyses = pd.factorize(rows["analysis"])
-    step, steps = pd.factorize(rows["step"])
-    places = [{name: place for place, name in enumerate(names)} for names in (runs, analyses, steps)]
-    shape = tuple(len(names) for names in places)
-    known = np.zeros(shape, dtype=bool)
-    for unit in units:
-        # A series files rows of many steps, and a comparison of runs rows of many runs.
-        at: list[Any] = [places[0].get(unit.run), places[1].get(unit.analysis), places[2].get(unit.step)]
-        if unit.scope != "checkpoint":
-            at[2] = slice(None)
-        if unit.scope == "cohort":
-            at[0] = slice(None)
-        if None not in at:
-            known[tuple(at)] = True
-    found: np.ndarray = known[run, analysis, step]
-    return found
-
-
-def _conditions(judged: Evaluation) -> list[dict[str, Any]]:
-    """Each condition that was put, with how often it came out how."""
-    return [
-        {
-            "name": item.check.name,
-            "metric": item.check.metric,
-            "suite": item.suite,
-            "bound": bound(item.check),
-            "severity": item.check.severity,
-            "counts": item.total,
-            "by_run": item.counts,
+def _tell_and_record(found: Survey, result: AuditResult, more: dict[str, Any]) -> None:
+    """Tell what has changed since the last audit, and write this one into the history; one audit at a time."""
+    about = {"title": result.title, "store": result.store, "report": result.report, "verdict": result.verdict}
+    with found.store.claim(Unit("report", "", -1, "alerts")):
+        told = tell_changes(
+            found.config.alerts, latest_audit(found.store), result.conditions, result.checks, about
+        )
+        result.alerts = told.alerts
+        record = {
+            **result.as_json(),
+            **more,
+            "title": result.title,
+            "seconds": result.seconds,
+            "conditions": result.conditions,
+            "states": told.states,
+            "alert_memory": told.memory,
         }
-        for item in judged.conditions
-    ]
+        write_audit(found.store, record)
+
+
+def fresh_checkpoints(outcomes: Sequence[Outcome]) -> frozenset[tuple[str, int]]:
+    """Run and step of every checkpoint of which something was computed."""
+    return frozenset((item.unit.run, item.unit.step) for item in outcomes if item.status == "computed")
 
 
 def outcome_without_work(config: Path, overrides: Sequence[str] = (), rehash: bool = False) -> AuditResult | None:
@@ -188,9 +179,11 @@ def repeat(found: Survey, plan: Plan) -> AuditResult | None:
         checkpoints=checkpoints,
         units={"computed": 0, "cached": len(plan.units()), "failed": 0},
         checks=earlier["checks"],
+        # Nothing is new now, whatever was then.
+        conditions=[item | {"fresh": {}} for item in earlier["conditions"]],
+        title=earlier["title"],
     )
-    kept = {key: earlier[key] for key in ("plan", "title", "conditions", "analyses")}
-    write_audit(found.store, {**result.as_json(), **kept, "seconds": 0.0})
+    _tell_and_record(found, result, {key: earlier[key] for key in ("plan", "analyses")})
     return result
 
 

@@ -22,10 +22,10 @@ def gap_rows(rows: Sequence[Row], probes: Mapping[str, Probe]) -> list[Row]:
     for metric in ("accuracy", "loss"):
         for train in roles["train"]:
             for test in roles["test"]:
-                pair = whole.get((metric, train)), whole.get((metric, test))
-                if pair[0] is not None and pair[1] is not None:
-                    better, worse = pair if metric == "accuracy" else pair[::-1]
-                    found.append(_gap(better, worse, test, f"of={metric};against={train}"))
+                trained, tested = whole.get((metric, train)), whole.get((metric, test))
+                if trained is not None and tested is not None:
+                    greater, smaller = (trained, tested) if metric == "accuracy" else (tested, trained)
+                    found.append(_gap(greater, smaller, test, f"of={metric};against={train}"))
     return found
 
 
