@@ -6,6 +6,8 @@ An alert that cannot be delivered never fails an audit: it is reported, and trie
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -60,7 +62,7 @@ def tell_changes(
         changes = changes_to_tell(alert, told.states, memory, now)
         silent = [item for item in changes if item.kind == "recovered" and not alert.recovered]
         spoken = [item for item in changes if item not in silent]
-        if spoken and alert is EVENTS and not _api_lasts():
+        if spoken and alert is EVENTS and not (_prefect_is_near() and _api_lasts()):
             continue
         reason = _deliver(alert, message_of(alert.name, spoken, record, raised)) if spoken else ""
         told.memory[alert.name] = remember(memory, silent if reason else changes, now)
@@ -82,6 +84,11 @@ def _deliver(alert: AlertSpec, message: dict[str, Any]) -> str:
     if not _api_lasts():
         return _NO_SERVER
     return _emit(message) if alert.event else _notify(alert.block or "", message)
+
+
+def _prefect_is_near() -> bool:
+    """Whether it is worth the second that importing Prefect takes where nothing else needs it."""
+    return "prefect" in sys.modules or "PREFECT_API_URL" in os.environ
 
 
 def _api_lasts() -> bool:

@@ -81,7 +81,7 @@ def checks(draw) -> CheckSpec:
     return CheckSpec(**condition)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(ledgers(), checks(), some.randoms(use_true_random=False))
 def test_every_outcome_is_that_of_the_plain_way(rows, check, random):
     shuffled = random.sample(rows, len(rows))

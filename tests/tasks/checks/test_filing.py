@@ -47,7 +47,9 @@ def outcomes(store: Store) -> pd.DataFrame:
 
 
 def bytes_of(store: Store) -> dict[str, bytes]:
-    return {path.name + str(path.parent): path.read_bytes() for path in (store.path / "ledger").rglob("checks.parquet")}
+    return {
+        path.name + str(path.parent): path.read_bytes() for path in (store.path / "ledger").rglob("checks.parquet")
+    }
 
 
 def test_each_condition_and_checkpoint_is_a_row_of_the_ledger(store, units):
@@ -94,7 +96,9 @@ def test_a_check_can_look_at_a_run_that_this_audit_is_not_about(store, units):
 
 def test_the_rows_of_a_unit_are_its_own_whatever_runs_and_steps_they_name(store):
     series = filed(store, Unit("series", "a", -1, "triage"), Row("m", 1.0, step=5))
-    cohort = filed(store, Unit("cohort", "", -1, "copies"), Row("m", 2.0, step=5, run="a"), Row("m", 2.0, step=6, run="b"))
+    cohort = filed(
+        store, Unit("cohort", "", -1, "copies"), Row("m", 2.0, step=5, run="a"), Row("m", 2.0, step=6, run="b")
+    )
     single = filed(store, Unit("checkpoint", "a", 5, "outputs"), Row("m", 3.0))
     other = filed(store, Unit("checkpoint", "a", 6, "outputs"), Row("m", 4.0))
     rows = store.rows()
