@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import stratascope
 from stratascope.storage.names import encode_path_part
+from stratascope.tasks.checks.suites import REASONS
 from stratascope.tasks.report.check_history import past_audits, runs_of
 from stratascope.tasks.report.content import LEVELS, VERDICTS, Content, grouped, tally
 from stratascope.tasks.report.text import counted, plain_step, visible
@@ -219,6 +220,7 @@ def _check(content: Content, name: str) -> dict[str, Any]:
     return {
         "heading": f"Check {visible(name)}",
         "condition": condition,
+        "why": REASONS.get(name, "") if condition.get("suite") else "",
         "counts": [
             (label, f"{condition['counts'][key]:,}")
             for key, label in _COUNTED.items()

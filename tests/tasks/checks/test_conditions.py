@@ -154,6 +154,13 @@ def test_a_history_shows_what_is_far_from_it_in_robust_deviations():
     assert outcomes_of(change, *[0.0] * 9, 1e-9) == ["-"] * 8 + ["pass", "fail"]
 
 
+@pytest.mark.parametrize("slope", [0.001, 1.0, -1000.0])
+def test_a_straight_trend_is_nothing_unusual_however_steep(slope):
+    change = {"against": "history", "max_robust_z": 1.7}
+    outcomes = outcomes_of(change, *(slope * np.arange(40)))
+    assert outcomes == ["-"] * 8 + ["pass"] * 32
+
+
 def test_a_history_that_is_too_short_is_an_error_and_never_a_pass():
     change = {"against": "history", "max_robust_z": 6, "min_points": 4}
     assert outcomes_of(change, 1, 1, 1) == ["-", "-", "error"]
