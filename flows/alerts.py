@@ -27,6 +27,7 @@ from stratascope.tasks.checks.alerting import (
     message_of,
     remember,
     updated_states,
+    worth_keeping,
 )
 
 EVENTS = AlertSpec(name="prefect-events", event=True, min_severity="info")
@@ -67,6 +68,7 @@ def tell_changes(
         reason = _deliver(alert, message_of(alert.name, spoken, record, raised)) if spoken else ""
         told.memory[alert.name] = remember(memory, silent if reason else changes, now)
         told.alerts += [_entry(alert, item, reason) for item in spoken]
+    told.states = worth_keeping(told.states, told.memory, conditions)
     return told
 
 

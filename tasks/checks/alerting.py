@@ -158,6 +158,28 @@ def changes_to_tell(
     return found
 
 
+def worth_keeping(states: Iterable[State], memory: Memory, conditions: Iterable[Mapping[str, Any]]) -> list[State]:
+    """The states that the next audit has to know.
+
+    One that was raised neither of late nor now at any checkpoint, and of which nobody was told so, begins anew with what
+    the check then says of all checkpoints, which is the same.
+    """
+    told = {key for by_key in memory.values() for key, last in by_key.items() if last["outcome"] != "pass"}
+    sound = {
+        key_of(condition["name"], run)
+        for condition in conditions
+        for run, counts in condition["by_run"].items()
+        if not set(counts) - {"pass", NOT_JUDGED}
+    }
+    return [
+        state
+        for state in states
+        if (key := key_of(state["check"], state["run"])) in told
+        or key not in sound
+        or any(level != "pass" for level in state["levels"])
+    ]
+
+
 def key_of(check: str, run: str) -> str:
     """Under what a check and run are remembered; neither name may hold a slash."""
     return f"{check}/{run}"

@@ -11,12 +11,13 @@ from stratascope.tasks.checks.alerting import (
     message_of,
     remember,
     updated_states,
+    worth_keeping,
 )
 
 
 def condition(name: str = "c", fresh: dict | None = None, bound: str = "<= 1", **by_run: str) -> dict:
     """A condition as the audit's record has it, with the worst outcome over all checkpoints of each run."""
-    counts = {run.strip("_"): {"pass": 3, level: 1} for run, level in by_run.items()}
+    counts = {run.strip("_"): {"pass": 3, "not_judged": 1, level: 1} for run, level in by_run.items()}
     for run, level in by_run.items():
         if level == "error":
             counts[run.strip("_")] = {"error": 1}
@@ -38,6 +39,7 @@ class Nights:
         changes = changes_to_tell(self.alert, self.states, self.memory, self.now)
         if arrives:
             self.memory = remember(self.memory, changes, self.now)
+        self.states = worth_keeping(self.states, {"night": self.memory}, conditions)
         return [(item.run, item.kind, item.outcome) for item in changes]
 
     def new(self, level: str, worst: str = "", **when) -> list[tuple[str, str, str]]:
@@ -129,6 +131,26 @@ def test_what_an_audit_is_not_about_keeps_its_state():
     nights.audit(condition("other", a="fail"), condition(a="fail"))
     assert nights.audit(condition(a="fail")) == []
     assert nights.audit(condition("other", a="fail")) == []
+
+
+def test_only_what_was_raised_or_told_is_kept_from_audit_to_audit():
+    nights = Nights()
+    nights.audit(condition("quiet", a="pass"), condition("loud", a="fail"))
+    assert [state["check"] for state in nights.states] == ["loud"]
+    for _ in range(30):
+        nights.audit(condition("loud", a="pass", fresh={"a": "pass"}), arrives=False)
+    assert [state["check"] for state in nights.states] == ["loud"]
+    assert nights.audit(condition("loud", a="pass")) == [("a", "recovered", "pass")]
+    assert nights.states == []
+
+
+def test_a_bad_checkpoint_of_long_ago_is_not_told_a_second_time():
+    nights = Nights()
+    nights.new("fail")
+    assert nights.new("pass", worst="fail") == [("a", "recovered", "pass")]
+    assert [nights.new("pass", worst="fail") for _ in range(40)] == [[]] * 40
+    assert nights.audit(condition("another", a="pass")) == []
+    assert nights.new("pass", worst="fail") == []
 
 
 def test_the_message_names_the_worst_finding_of_each_change():
