@@ -30,12 +30,13 @@ from stratascope.flows.plan import (
     survey,
 )
 from stratascope.flows.progress import listen, tell
-from stratascope.flows.result import AuditResult, conclude, outcome_without_work
+from stratascope.flows.result import AuditResult, conclude, fresh_checkpoints, outcome_without_work
 from stratascope.storage.attempts import forget_deaths
 from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
 from stratascope.storage.store import Store
 from stratascope.tasks import preview, units
 from stratascope.tasks.analysis import named
+from stratascope.tasks.checks.filing import Judgement, judge_store
 from stratascope.tasks.limits import Limits
 from stratascope.tasks.report import build
 from stratascope.tasks.report.drawing import report_unit
@@ -47,6 +48,7 @@ check_network = Task(preview.estimate, name="check-network", **_SETTINGS)
 compute_unit = Task(units.compute_unit, name="compute-unit", **_SETTINGS)
 draw_analysis = Task(build.draw_analysis, name="draw-analysis", **_SETTINGS)
 draw_overview = Task(build.draw_overview, name="draw-overview", **_SETTINGS)
+judge = Task(judge_store, name="judge-checks", task_run_name="judge-checks", **_SETTINGS)
 plan_pages = Task(build.plan_pages, name="plan-pages", **_SETTINGS)
 write_page = Task(build.write_page, name="write-page", **_SETTINGS)
 
@@ -123,7 +125,9 @@ def audit_on_workers(config: str, overrides: list[str], rehash: bool, max_second
     _check_networks(plan, found, todo)
     _compute_checkpoints(plan, todo, work, settings.cluster.workers)
     _compute_series(plan, found, todo, work)
-    result = conclude(found, plan, work.outcomes, work.newly_quarantined, time.time() - started, work.postponed)
+    judged = _judge(found, plan, work)
+    seconds = time.time() - started
+    result = conclude(found, plan, work.outcomes, work.newly_quarantined, seconds, work.postponed, judged=judged)
     # Two audits of one store would tear each other's pages: one at a time draws.
     with found.store.claim(report_unit()):
         _report(plan, found, result)
@@ -283,6 +287,13 @@ def _result_of(future: Any) -> Any:
         return future.result(raise_on_failure=False)
     except Exception as error:  # a lost worker shows here, whatever Prefect's state says
         return error
+
+
+def _judge(found: Survey, plan: Plan, work: Work) -> Judgement | BaseException:
+    stored = found.store.manifests().keys() & {item.unit for item in plan.units()}
+    asked = (str(found.store.path), stored, found.config.checks, fresh_checkpoints(work.outcomes))
+    judged: Judgement | BaseException = _insist(judge.submit(*asked), lambda: judge.submit(*asked))
+    return judged
 
 
 def _report(plan: Plan, found: Survey, result: AuditResult) -> None:

@@ -17,7 +17,8 @@ from stratascope.storage.names import checked_name
 from stratascope.storage.probes import ProbeSpec
 from stratascope.tasks.analysis import Options, discover, named
 from stratascope.tasks.capture.spec import CaptureSpec
-from stratascope.tasks.checks.spec import CheckSpec
+from stratascope.tasks.checks.alerting import AlertSpec
+from stratascope.tasks.checks.spec import CheckSpec, refuse_equal_names
 from stratascope.tasks.limits import Limits
 from stratascope.tasks.report.spec import ReportSpec
 
@@ -55,6 +56,8 @@ class AuditConfig(BaseModel):
     capture: CaptureSpec = CaptureSpec()
     analyses: dict[str, dict[str, Any]] | None = None
     checks: tuple[CheckSpec, ...] | None = None
+    alerts: tuple[AlertSpec, ...] = ()
+    """Who is told when a check's state changes."""
     cluster: ClusterSpec = ClusterSpec()
     limits: Limits = Limits()
     report: ReportSpec = ReportSpec()
@@ -69,6 +72,19 @@ class AuditConfig(BaseModel):
                 f"there is no loss {loss!r}; use {', '.join(LOSSES)} or module:name." + did_you_mean(loss, LOSSES)
             )
         return loss
+
+    @field_validator("checks")
+    @classmethod
+    def _names_differ(cls, checks: tuple[CheckSpec, ...] | None) -> tuple[CheckSpec, ...] | None:
+        refuse_equal_names(checks)
+        return checks
+
+    @field_validator("alerts")
+    @classmethod
+    def _alerts_differ(cls, alerts: tuple[AlertSpec, ...]) -> tuple[AlertSpec, ...]:
+        if len({alert.name for alert in alerts}) < len(alerts):
+            raise ValueError("two alerts have the same name")
+        return alerts
 
     @model_validator(mode="before")
     @classmethod

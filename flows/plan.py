@@ -22,7 +22,7 @@ from stratascope.tasks.contexts import RejectedFile, Subject
 from stratascope.tasks.report.drawing import report_unit
 from stratascope.tasks.units import Assignment, facts_identity
 
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 
 
 @dataclass

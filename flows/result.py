@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stratascope.flows.alerts import tell_changes
 from stratascope.flows.config import AuditConfig, load_config
 from stratascope.flows.plan import Plan, Survey, is_up_to_date, make_plan, report_identity, store_folder, survey
-from stratascope.storage.audits import read_audits, write_audit
+from stratascope.storage.audits import latest_audit, read_audits, write_audit
 from stratascope.storage.store import Store
 from stratascope.storage.units import Unit
-from stratascope.tasks.checks.evaluate import Outcome as CheckOutcome
-from stratascope.tasks.checks.evaluate import bound, evaluate, expand, verdict
+from stratascope.tasks.checks.ci_output import AuditSummary
+from stratascope.tasks.checks.filing import Judgement
 from stratascope.tasks.units import Assignment, Outcome
 
 SCHEMA = 1
@@ -32,7 +33,12 @@ class AuditResult:
     units: dict[str, int]
     checks: list[dict[str, Any]]
     failures: list[str] = field(default_factory=list)
+    alerts: list[dict[str, Any]] = field(default_factory=list)
+    """Who was to be told of which change, and whether it arrived."""
     newly_quarantined: int = 0
+    conditions: list[dict[str, Any]] = field(default_factory=list)
+    title: str = ""
+    seconds: float = 0.0
 
     @property
     def exit_code(self) -> int:
@@ -44,11 +50,19 @@ class AuditResult:
     def as_json(self) -> dict[str, Any]:
         """The documented object; numbers that are none become null."""
         content = {"schema": SCHEMA, **asdict(self)}
-        content.pop("newly_quarantined")
+        for name in ("newly_quarantined", "conditions", "title", "seconds"):
+            content.pop(name)
         for check in content["checks"]:
             value = check["value"]
             check["value"] = value if value is not None and math.isfinite(value) else None
         return content
+
+    def summary(self) -> AuditSummary:
+        """What systems that run jobs are told."""
+        return AuditSummary(
+            self.title, self.verdict, self.report, self.conditions, self.checks, self.checkpoints, self.failures,
+            bool(self.newly_quarantined), self.seconds,
+        )  # fmt: skip
 
 
 def conclude(
@@ -58,10 +72,13 @@ def conclude(
     newly_quarantined: int,
     seconds: float,
     postponed: Sequence[Assignment] = (),
+    *,
+    judged: Judgement | BaseException,
 ) -> AuditResult:
-    """Judge the ledger, and write the audit into the store's history.
+    """What an audit came to, written into the store's history.
 
-    `postponed` are units that `--max-time` left for the next audit.
+    `postponed` are units that `--max-time` left for the next audit; `judged` is what the checks say, or what kept
+    them from saying anything.
     """
     counts = Counter(item.status for item in outcomes)
     failed = {(item.unit.run, item.unit.step): item.reason for item in outcomes if item.status == "failed"}
@@ -85,42 +102,51 @@ def conclude(
         _entry(run, file.step, file.path, status, reason) for run, file, status, reason in plan.rejected
     ]
     checkpoints += gone(found, plan)
-    stored = [item.unit for item in plan.units() if found.store.manifest(item.unit) is not None]
-    judged: list[CheckOutcome] = evaluate(found.store.rows(stored), found.config.checks)
+    problems = [item.reason for item in outcomes if item.status == "failed"]
+    if isinstance(judged, BaseException):
+        problems.append(f"the checks could not be evaluated: {judged!r}")
+        judged = Judgement("error", (), ())
     result = AuditResult(
         store=str(found.store.path),
         report=str(found.store.path / "report" / "index.html"),
-        verdict=verdict(judged),
+        verdict=judged.verdict,
         checkpoints=checkpoints,
         units={name: counts.get(name, 0) for name in ("computed", "cached", "failed")},
-        checks=[asdict(item) for item in judged if item.outcome != "pass"],
-        failures=[item.reason for item in outcomes if item.status == "failed"],
+        checks=list(judged.raised),
+        failures=problems,
         newly_quarantined=newly_quarantined,
+        conditions=list(judged.conditions),
+        title=found.config.report.title,
+        seconds=round(seconds, 3),
     )
-    record = {
-        **result.as_json(),
-        "seconds": round(seconds, 3),
-        "plan": report_identity(plan, found),
-        "title": found.config.report.title,
-        "conditions": _conditions(found, judged),
-        "analyses": {name: options.model_dump(mode="json") for name, options in found.analyses.items()},
-    }
-    write_audit(found.store, record)
+    analyses = {name: options.model_dump(mode="json") for name, options in found.analyses.items()}
+    _tell_and_record(found, result, {"plan": report_identity(plan, found), "analyses": analyses})
     return result
 
 
-def _conditions(found: Survey, judged: Sequence[CheckOutcome]) -> list[dict[str, Any]]:
-    """Each condition that was put, with how often it came out how."""
-    return [
-        {
-            "name": check.name,
-            "metric": check.metric,
-            "bound": bound(check),
-            "severity": check.severity,
-            "counts": dict(sorted(Counter(item.outcome for item in judged if item.name == check.name).items())),
+def _tell_and_record(found: Survey, result: AuditResult, more: dict[str, Any]) -> None:
+    """Tell what has changed since the last audit, and write this one into the history; one audit at a time."""
+    about = {"title": result.title, "store": result.store, "report": result.report, "verdict": result.verdict}
+    with found.store.claim(Unit("report", "", -1, "alerts")):
+        told = tell_changes(
+            found.config.alerts, latest_audit(found.store), result.conditions, result.checks, about
+        )
+        result.alerts = told.alerts
+        record = {
+            **result.as_json(),
+            **more,
+            "title": result.title,
+            "seconds": result.seconds,
+            "conditions": result.conditions,
+            "states": told.states,
+            "alert_memory": told.memory,
         }
-        for check, _ in expand(found.config.checks)
-    ]
+        write_audit(found.store, record)
+
+
+def fresh_checkpoints(outcomes: Sequence[Outcome]) -> frozenset[tuple[str, int]]:
+    """Run and step of every checkpoint of which something was computed."""
+    return frozenset((item.unit.run, item.unit.step) for item in outcomes if item.status == "computed")
 
 
 def outcome_without_work(config: Path, overrides: Sequence[str] = (), rehash: bool = False) -> AuditResult | None:
@@ -153,9 +179,11 @@ def repeat(found: Survey, plan: Plan) -> AuditResult | None:
         checkpoints=checkpoints,
         units={"computed": 0, "cached": len(plan.units()), "failed": 0},
         checks=earlier["checks"],
+        # Nothing is new now, whatever was then.
+        conditions=[item | {"fresh": {}} for item in earlier["conditions"]],
+        title=earlier["title"],
     )
-    kept = {key: earlier[key] for key in ("plan", "title", "conditions", "analyses")}
-    write_audit(found.store, {**result.as_json(), **kept, "seconds": 0.0})
+    _tell_and_record(found, result, {key: earlier[key] for key in ("plan", "analyses")})
     return result
 
 

@@ -30,3 +30,14 @@ def read_audits(store: Store) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return records
+
+
+def latest_audit(store: Store) -> dict[str, Any]:
+    """The record of the last audit that can be read; empty where there is none."""
+    for path in sorted((store.path / "audits").glob("*.json"), reverse=True):
+        try:
+            record: dict[str, Any] = json.loads(path.read_bytes())
+        except ValueError:
+            continue
+        return record
+    return {}

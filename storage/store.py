@@ -20,7 +20,7 @@ from stratascope.errors import NewerStoreError, StoreError
 from stratascope.storage.archive import describe_array, ensure_group, read_array
 from stratascope.storage.damage import is_damaged
 from stratascope.storage.manifests import Manifest, manifest_files, manifest_path, read_manifest
-from stratascope.storage.units import Unit
+from stratascope.storage.units import CHECKS, Unit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -181,7 +181,7 @@ class Store:
         return self.path / "ledger" / f"{unit.relative_path}.parquet"
 
     def _compacted(self) -> list[Path]:
-        """One file of rows for each run, and one for what belongs to none."""
+        """One file of rows for each run, one for what belongs to none, and one for the outcomes of all checks."""
         from stratascope.storage.digests import identity_of
         from stratascope.storage.ledger import compacted_identity, write_compacted
 
@@ -190,7 +190,9 @@ class Store:
             file = self._ledger_file(unit)
             facts = manifest.files.get(file.relative_to(self.path).as_posix())
             if facts is not None:
-                groups.setdefault(unit.run or "_cohort", {})[file] = facts["xxh3"]
+                # Judging changes with every audit, and must not make a long run's file stale.
+                name = "_checks" if unit.analysis == CHECKS else unit.run or "_cohort"
+                groups.setdefault(name, {})[file] = facts["xxh3"]
         found = []
         for name, files in sorted(groups.items()):
             sources = {path: checksum for path, checksum in files.items() if path.exists()}

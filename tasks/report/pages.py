@@ -9,6 +9,8 @@ from urllib.parse import quote
 
 import stratascope
 from stratascope.storage.names import encode_path_part
+from stratascope.tasks.checks.suites import REASONS
+from stratascope.tasks.report.check_history import past_audits, runs_of
 from stratascope.tasks.report.content import LEVELS, VERDICTS, Content, grouped, tally
 from stratascope.tasks.report.text import counted, plain_step, visible
 
@@ -18,6 +20,7 @@ MOST_LINKS = 40
 _MOST_ROWS = 200
 """The overview lists at most so many checkpoints; a run's page lists them all."""
 _MOST_HEADLINES = 24
+_COUNTED = {level: level for level in LEVELS} | {"not_judged": "only held against"}
 _FEW_LAYERS = 4
 """Pictures of more layers than this stand on the layers' pages alone."""
 
@@ -217,12 +220,23 @@ def _check(content: Content, name: str) -> dict[str, Any]:
     return {
         "heading": f"Check {visible(name)}",
         "condition": condition,
-        "counts": [(level, f"{condition['counts'][level]:,}") for level in LEVELS if level in condition["counts"]],
+        "why": REASONS.get(name, "") if condition.get("suite") else "",
+        "counts": [
+            (label, f"{condition['counts'][key]:,}")
+            for key, label in _COUNTED.items()
+            if key in condition["counts"]
+        ],
         "definition": meaning[1].definition if meaning else "",
         "unit": meaning[1].unit if meaning else "",
         "analysis": meaning[0] if meaning else "",
         "extremes": content.extremes(condition["metric"]),
         "problems": grouped(raised),
+        "runs": runs_of(content.rows, name),
+        "past": [
+            entry | {"from": _moment(entry["from"]), "to": _moment(entry["to"])}
+            for entry in past_audits(content.audits, name)
+        ],
+        "levels": list(LEVELS),
     }
 
 

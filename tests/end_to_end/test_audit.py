@@ -33,7 +33,9 @@ def test_the_outcome_is_one_json_object_that_says_what_became_of_everything(audi
     again = audited.audit()
     assert again.code == 0
     told = again.json
-    assert set(told) == {"schema", "store", "report", "verdict", "checkpoints", "units", "checks", "failures"}
+    assert set(told) == {
+        "schema", "store", "report", "verdict", "checkpoints", "units", "checks", "failures", "alerts",
+    }  # fmt: skip
     assert told["verdict"] in ("pass", "info", "warn")
     assert [(item["run"], item["step"], item["status"]) for item in told["checkpoints"]] == [
         ("small", step, "cached") for step in range(4)

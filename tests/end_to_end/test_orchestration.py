@@ -62,6 +62,8 @@ def test_every_unit_every_drawing_and_every_page_was_a_named_task_that_completed
     for unit in Store.open(place.store).manifests():
         if unit.scope == "checkpoint":
             assert f"{unit.analysis}-{unit.run}-{unit.step}" in tasks
+        elif unit.analysis == "checks":
+            assert "judge-checks" in tasks
         elif unit.scope == "series":
             assert f"{unit.analysis}-{unit.run}" in tasks
         elif unit.scope == "probe":

@@ -61,6 +61,12 @@ def audit(
         bool, typer.Option("--rehash", help="Read all files again, whatever is remembered.")
     ] = False,
     max_time: Annotated[str, typer.Option("--max-time", help="Begin nothing new after 90s, 30m, 2h.")] = "",
+    junit: Annotated[
+        Path | None, typer.Option("--junit", help="Also write the outcome as JUnit XML, for CI systems.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", help="Also write the outcome as Markdown, for a job's summary.")
+    ] = None,
     overrides: Set = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -69,6 +75,7 @@ def audit(
     from stratascope.command_line import auditing
     from stratascope.command_line.printing import seconds_of
 
+    auditing.check_places(junit, markdown)
     if dry_run:
         auditing.dry_run(config, overrides or [], as_json)
         return 0
@@ -76,6 +83,7 @@ def audit(
     limit = seconds_of(max_time) if max_time else None
     result = auditing.audit(config, overrides or [], only or [], rehash, limit)
     auditing.show_result(result, as_json, time.monotonic() - started)
+    auditing.write_for_jobs(result, junit, markdown)
     return result.exit_code
 
 
