@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from stratascope.storage.staging import StagedUnit
 
 SCHEMA_VERSION = 1
+_FEW_UNITS = 50
+"""The rows of so many units are read sooner one by one than from the rows of all."""
 _FOLDERS = ("ledger", "manifests", "audits", "report", ".staging", ".locks")
 
 
@@ -80,6 +82,12 @@ class Store:
             if "_files" not in path.parts and (manifest := read_manifest(path)) is not None:
                 found[manifest.unit] = manifest
         return found
+
+    def units(self) -> list[Unit]:
+        """All committed units, in the order of their manifests' paths; quicker than `manifests`."""
+        from stratascope.storage.manifest_index import indexed_units
+
+        return [item.unit for item in indexed_units(self.path)]
 
     def is_current(self, unit: Unit, identity: str) -> bool:
         """Whether `unit` is stored with this identity, and its files are there with their sizes."""
@@ -159,41 +167,20 @@ class Store:
     def rows(self, units: Iterable[Unit] | None = None) -> pd.DataFrame:
         """The ledger's rows of `units` (default: of every committed unit) as a data frame.
 
-        The whole ledger is read from `ledger/_compacted/`, one file a run, which is rebuilt where it is stale.
+        Sorted by analysis, metric, layer, probe, part, run and step. They are read from `ledger/_compacted/`, one file
+        a run, which is rebuilt where it is stale; a few units, or a store that may only be read, file by file.
         """
-        from stratascope.storage.ledger import read_files
+        from stratascope.storage.compaction import in_order, read_rows, rows_file
+        from stratascope.storage.ledger import joined, read_table
 
-        if units is None:
+        chosen = None if units is None else frozenset(units)
+        if chosen is None or len(chosen) > _FEW_UNITS:
             try:
-                return read_files(self._compacted())
-            except OSError:  # a store that may only be read is read file by file
-                units = self.manifests()
-        paths = [self._ledger_file(unit) for unit in units]
-        return read_files(path for path in paths if path.exists())
-
-    def _ledger_file(self, unit: Unit) -> Path:
-        return self.path / "ledger" / f"{unit.relative_path}.parquet"
-
-    def _compacted(self) -> list[Path]:
-        """One file of rows for each run, and one for what belongs to none."""
-        from stratascope.storage.digests import identity_of
-        from stratascope.storage.ledger import compacted_identity, write_compacted
-
-        groups: dict[str, dict[Path, str]] = {}
-        for unit, manifest in self.manifests().items():
-            file = self._ledger_file(unit)
-            facts = manifest.files.get(file.relative_to(self.path).as_posix())
-            if facts is not None:
-                groups.setdefault(unit.run or "_cohort", {})[file] = facts["xxh3"]
-        found = []
-        for name, files in sorted(groups.items()):
-            sources = {path: checksum for path, checksum in files.items() if path.exists()}
-            identity = identity_of({path.relative_to(self.path).as_posix(): sources[path] for path in sources})
-            target = self.path / "ledger" / "_compacted" / f"{name}.parquet"
-            if compacted_identity(target) != identity:
-                write_compacted(target, sorted(sources), identity)
-            found.append(target)
-        return found
+                return read_rows(self.path, chosen).to_pandas()
+            except OSError:
+                chosen = frozenset(self.units()) if chosen is None else chosen
+        paths = [rows_file(self.path, unit) for unit in sorted(chosen)]
+        return in_order(joined(read_table(path) for path in paths if path.exists())).to_pandas()
 
     def array(self, path: str) -> np.ndarray:
         """The whole array at `path` below the archive."""
