@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stratascope.errors import DamagedStoreError
-from stratascope.storage.ledger import PARQUET, joined, read_table, reading
+from stratascope.storage.ledger import COLUMNS, PARQUET, joined, read_table, reading
 from stratascope.storage.manifest_index import indexed_units
 from stratascope.storage.units import Unit
 
@@ -145,8 +145,12 @@ def _write(path: Path, table: pa.Table, sources: Mapping[str, str]) -> None:
         raise
 
 
-def read_rows(root: Path, units: frozenset[Unit] | None = None) -> pa.Table:
+def read_rows(
+    root: Path, units: frozenset[Unit] | None = None, metrics: Collection[str] | None = None
+) -> pa.Table:
     """The rows of `units` (default: of every committed one) of the store at `root`, sorted by `ORDER`.
+
+    With `metrics`, only the rows of these.
 
     Raises OSError where the compacted files may not be written, DamagedStoreError where a unit's own rows are damaged.
     """
@@ -155,29 +159,43 @@ def read_rows(root: Path, units: frozenset[Unit] | None = None) -> pa.Table:
         mine = sources.keys() if units is None else units & sources.keys()
         if mine:
             try:
-                tables.append(_read(path, sources, mine))
+                tables.append(_read(path, sources, mine, metrics))
             except (DamagedStoreError, FileNotFoundError):  # derived, so it can be made again
                 path.unlink(missing_ok=True)
                 _bring_up_to_date(root, path, sources)
-                tables.append(_read(path, sources, mine))
+                tables.append(_read(path, sources, mine, metrics))
     return tables[0] if len(tables) == 1 else in_order(joined(tables))
 
 
-def _read(path: Path, sources: Mapping[Unit, str], units: Set[Unit]) -> pa.Table:
-    if len(units) == len(sources):
-        return read_table(path)
+def _read(path: Path, sources: Mapping[Unit, str], units: Set[Unit], metrics: Collection[str] | None) -> pa.Table:
+    is_whole = len(units) == len(sources)
     with reading(path) as file:
-        groups = groups_with(file, "analysis", {unit.analysis for unit in units})
-        table = file.read_row_groups(groups).replace_schema_metadata(None)
-    return table.filter(rows_of(table, units))
+        groups = set(range(file.num_row_groups))
+        if not is_whole:
+            groups &= groups_with(file, "analysis", {unit.analysis for unit in units})
+        if metrics is not None:
+            groups &= groups_with(file, "metric", metrics)
+        table = file.read_row_groups(sorted(groups), columns=list(COLUMNS)).replace_schema_metadata(None)
+    table = with_metrics(table, metrics)
+    return table if is_whole else table.filter(rows_of(table, units))
 
 
-def groups_with(file: pa.parquet.ParquetFile, column: str, values: Set[str]) -> list[int]:
+def with_metrics(table: pa.Table, metrics: Collection[str] | None) -> pa.Table:
+    """The rows of `table` that are of one of `metrics`; all where that is None."""
+    import pyarrow as pa
+    import pyarrow.compute as compute
+
+    if metrics is None:
+        return table
+    return table.filter(compute.is_in(table["metric"], value_set=pa.array(sorted(metrics), pa.string())))
+
+
+def groups_with(file: pa.parquet.ParquetFile, column: str, values: Collection[str]) -> set[int]:
     """The row groups of `file` that may hold any of `values` in `column`, by their least and largest value."""
     place = file.schema_arrow.get_field_index(column)
-    found = []
+    found = set()
     for number in range(file.num_row_groups):
         facts = file.metadata.row_group(number).column(place).statistics
         if facts is None or not facts.has_min_max or any(facts.min <= value <= facts.max for value in values):
-            found.append(number)
+            found.add(number)
     return found

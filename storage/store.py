@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,7 +147,7 @@ class Store:
                 shutil.rmtree(path, ignore_errors=True)
                 removed.append(path.name)
         archive = self.path / "archive.zarr"
-        known = {archive / top for unit in self.manifests() for top in unit.array_roots}
+        known = {archive / top for unit in self.units() for top in unit.array_roots}
         for pattern in ("runs/*/*/*", "series/*/*", "cohort/*", "probes/*"):
             for path in archive.glob(pattern):
                 if path.is_dir() and path not in known:
@@ -164,23 +164,24 @@ class Store:
 
     # -- reading -----------------------------------------------------------------------------------------
 
-    def rows(self, units: Iterable[Unit] | None = None) -> pd.DataFrame:
-        """The ledger's rows of `units` (default: of every committed unit) as a data frame.
+    def rows(self, units: Iterable[Unit] | None = None, metrics: Collection[str] | None = None) -> pd.DataFrame:
+        """The ledger's rows of `units` (default: of every committed unit), or of some `metrics`, as a data frame.
 
         Sorted by analysis, metric, layer, probe, part, run and step. They are read from `ledger/_compacted/`, one file
         a run, which is rebuilt where it is stale; a few units, or a store that may only be read, file by file.
         """
-        from stratascope.storage.compaction import in_order, read_rows, rows_file
+        from stratascope.storage.compaction import in_order, read_rows, rows_file, with_metrics
         from stratascope.storage.ledger import joined, read_table
 
         chosen = None if units is None else frozenset(units)
         if chosen is None or len(chosen) > _FEW_UNITS:
             try:
-                return read_rows(self.path, chosen).to_pandas()
+                return read_rows(self.path, chosen, metrics).to_pandas()
             except OSError:
                 chosen = frozenset(self.units()) if chosen is None else chosen
         paths = [rows_file(self.path, unit) for unit in sorted(chosen)]
-        return in_order(joined(read_table(path) for path in paths if path.exists())).to_pandas()
+        tables = (with_metrics(read_table(path), metrics) for path in paths if path.exists())
+        return in_order(joined(tables)).to_pandas()
 
     def array(self, path: str) -> np.ndarray:
         """The whole array at `path` below the archive."""

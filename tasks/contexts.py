@@ -183,7 +183,7 @@ class View:
 
     @cached_property
     def probes(self) -> dict[str, Probe]:
-        names = sorted({unit.analysis for unit in self.store.manifests() if unit.scope == "probe"})
+        names = sorted({unit.analysis for unit in self.store.units() if unit.scope == "probe"})
         return {name: read_probe(self.store, name) for name in names}
 
     def arrays(self, step: int | None = None) -> dict[str, np.ndarray]:
@@ -205,16 +205,21 @@ class View:
             self.store, join_path("runs", self.run, step_directory(step), "statistics", probe, layer)
         )
 
+    @cached_property
+    def _sound_rows(self) -> dict[str, pd.DataFrame]:
+        """Rows by metric: a long series has millions, and each picture is of few."""
+        return {str(name): rows for name, rows in self.rows[self.rows["status"] == "ok"].groupby("metric")}
+
     def metric(self, name: str, **where: str) -> pd.DataFrame:
         """The rows of one metric that are sound, by step; `where` narrows by column."""
-        chosen = self.rows[(self.rows["metric"] == name) & (self.rows["status"] == "ok")]
+        chosen = self._sound_rows.get(name, self.rows[:0])
         for column, value in where.items():
             chosen = chosen[chosen[column] == value]
         return chosen.sort_values("step")
 
     def layers(self, name: str) -> list[str]:
         """Layers with a finding called `name`, in the order of execution where that is known."""
-        present = list(dict.fromkeys(self.rows.loc[self.rows["metric"] == name, "layer"]))
+        present = list(self.rows.loc[self.rows["metric"] == name, "layer"].unique())
         order: list[str] = []
         if self.steps:
             manifest = self.store.manifest(Unit("checkpoint", self.run, self.steps[-1], "capture"))

@@ -93,7 +93,7 @@ def report(path: Path, zip_file: Path | None) -> int:
     if not audits:
         raise ConfigurationError(f"{path} has not been audited yet: there is nothing to draw.")
     analyses = audits[-1]["analyses"]
-    runs = sorted({unit.run for unit in store.manifests() if unit.analysis == "capture"})
+    runs = sorted({unit.run for unit in store.units() if unit.analysis == "capture"})
     place = str(store.path)
     with store.claim(report_unit()):
         for name, options in analyses.items():
