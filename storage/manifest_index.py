@@ -15,7 +15,7 @@ from pathlib import Path
 from stratascope.storage.manifests import read_manifest, write_atomically
 from stratascope.storage.units import Unit
 
-INDEX = "ledger/_compacted/manifests.json"
+INDEX = ".derived/units.json"
 _SCHEMA = 1
 
 

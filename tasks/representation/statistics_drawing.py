@@ -126,9 +126,10 @@ def _spread(view: View, probe: str, layer: str) -> list[Figure]:
         "to": [value for place in range(len(steps)) for value in cuts[1:][inside[:, place]].tolist()],
         "share": [value for place in range(len(steps)) for value in shares[inside[:, place], place].tolist()],
     }
+    thinned = f" {len(steps)} of {len(view.steps):,} steps are drawn, spread evenly over them."
     return [
         worded(
-            _WORDS["spread"],
+            {**_WORDS["spread"], "shows": _WORDS["spread"]["shows"] + thinned * (len(steps) < len(view.steps))},
             numbers,
             key=figure_key("spread", probe, layer),
             title=f"Activations of {layer} over training, probe {probe}",
