@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,10 @@ from stratascope.storage.units import Unit
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
+
+
+_SLICE_BYTES = 16 << 20
+"""Where only some rows of an array are wanted, so much of it is read at once."""
 
 
 def statistics_of(store: Store, place: str) -> dict[str, np.ndarray]:
@@ -107,10 +112,21 @@ class CheckpointContext:
             raise DoesNotApply(f"this network has no layer for {alias!r}.")
         return found
 
-    def activations(self, probe: str, layer: str, reduction: str = "pooled") -> np.ndarray:
-        """The stored activations (sample, …)."""
+    def activations(
+        self, probe: str, layer: str, reduction: str = "pooled", rows: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The stored activations (sample, …), or those of the ascending `rows` (sample,) of them."""
         place = self._place("activations", probe, layer, reduction)
-        return widened(self.store.array(place), self.store.array_info(place)[3].get(LOGICAL_DTYPE))
+        _, shape, dtype, attributes = self.store.array_info(place)
+        if rows is None:
+            return widened(self.store.array(place), attributes.get(LOGICAL_DTYPE))
+        size = max(1, _SLICE_BYTES // max(1, np.dtype(dtype).itemsize * math.prod(shape[1:])))
+        found = np.empty((len(rows), *shape[1:]), dtype)
+        for number in np.unique(rows // size):
+            first, last = np.searchsorted(rows, (number * size, (number + 1) * size))
+            block = self.store.read_slice(place, int(number * size), int(min((number + 1) * size, shape[0])))
+            found[first:last] = block[rows[first:last] - number * size]
+        return widened(found, attributes.get(LOGICAL_DTYPE))
 
     def outputs(self, probe: str) -> np.ndarray:
         """The network's outputs (sample, class) or (sample, …)."""
