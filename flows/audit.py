@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 
 from stratascope.errors import AnalysisError, ConfigurationError, StoreError, StratascopeError
+from stratascope.flows.arrivals import Arrivals
 from stratascope.flows.artifacts import progress_listener, publish, server_lasts
 from stratascope.flows.cluster import GIB, check_workers, task_runner, worker_limits
 from stratascope.flows.config import load_config
@@ -151,15 +151,16 @@ def _read_files(found: Survey, work: Work) -> None:
             reason = str(digest) if isinstance(digest, StratascopeError) else f"probe {name!r}: {digest!r}."
             raise ConfigurationError(reason) from None
         found.probes[name] = digest
-    window: deque[tuple[RunSource, CheckpointFile, Any]] = deque()
+    under_way: Arrivals[tuple[RunSource, CheckpointFile, Any]] = Arrivals()
     for number, (source, file) in enumerate(found.unread):
-        window.append((source, file, _submit_read(found, source, file, work.limits)))
-        if len(window) >= _AT_ONCE * found.config.cluster.workers:
-            _take_facts(found, work, *window.popleft())
-        tell("reading checkpoints", number + 1 - len(window), len(found.unread))
-    while window:
-        _take_facts(found, work, *window.popleft())
-        tell("reading checkpoints", len(found.unread) - len(window), len(found.unread))
+        future = _submit_read(found, source, file, work.limits)
+        under_way.expect((source, file, future), [future])
+        if len(under_way) >= _AT_ONCE * found.config.cluster.workers:
+            _take_facts(found, work, *under_way.next())
+        tell("reading checkpoints", number + 1 - len(under_way), len(found.unread))
+    while under_way:
+        _take_facts(found, work, *under_way.next())
+        tell("reading checkpoints", len(found.unread) - len(under_way), len(found.unread))
 
 
 def _submit_read(found: Survey, source: RunSource, file: CheckpointFile, limits: Limits | None) -> Any:
@@ -211,7 +212,7 @@ def _check_networks(plan: Plan, found: Survey, todo: set[Any]) -> None:
 def _compute_checkpoints(plan: Plan, todo: set[Any], work: Work, workers: int) -> None:
     """All chains, a few at a time so that neither scheduler nor server drowns."""
     done = 0
-    window: deque[list[tuple[units.Assignment, Any]]] = deque()
+    under_way: Arrivals[list[tuple[units.Assignment, Any]]] = Arrivals()
     for chain in plan.chains:
         wanted = [item for item in chain if item.unit in todo]
         work.outcomes += [units.Outcome(item.unit, "cached") for item in chain if item.unit not in todo]
@@ -219,11 +220,15 @@ def _compute_checkpoints(plan: Plan, todo: set[Any], work: Work, workers: int) -
             work.postponed += wanted
             continue
         if wanted:
-            window.append(_submit_chain(wanted, work.limits))
-        while len(window) >= _AT_ONCE * workers:
-            done = _collect(window.popleft(), work, done, len(todo))
-    while window:
-        done = _collect(window.popleft(), work, done, len(todo))
+            submitted = _submit_chain(wanted, work.limits)
+            under_way.expect(submitted, [future for _, future in submitted])
+        while len(under_way) >= _AT_ONCE * workers:
+            done = _collect(under_way.next(), work, done, len(todo))
+    while under_way:
+        done = _collect(under_way.next(), work, done, len(todo))
+    # What is told of an audit does not depend on which worker was quicker.
+    places = {item.unit: place for place, item in enumerate(plan.units())}
+    work.outcomes.sort(key=lambda outcome: places[outcome.unit])
 
 
 def _compute_series(plan: Plan, found: Survey, todo: set[Any], work: Work) -> None:

@@ -27,7 +27,7 @@ class StoreReader:
 
     def steps(self, run: str) -> list[int]:
         """The steps of `run` that have been captured, ascending. Raises StoreError for an unknown run."""
-        captures = [unit for unit in self._store.manifests() if unit.analysis == "capture"]
+        captures = [unit for unit in self._store.units() if unit.analysis == "capture"]
         steps = sorted(unit.step for unit in captures if unit.run == run)
         if not steps:
             runs = sorted({unit.run for unit in captures})

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from stratascope.errors import NewerStoreError, StoreError
 from stratascope.storage.archive import describe_array, ensure_group, read_array
 from stratascope.storage.damage import is_damaged
 from stratascope.storage.manifests import Manifest, manifest_files, manifest_path, read_manifest
-from stratascope.storage.units import CHECKS, Unit
+from stratascope.storage.units import Unit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from stratascope.storage.staging import StagedUnit
 
 SCHEMA_VERSION = 1
+_FEW_UNITS = 50
+"""The rows of so many units are read sooner one by one than from the rows of all."""
 _FOLDERS = ("ledger", "manifests", "audits", "report", ".staging", ".locks")
 
 
@@ -81,6 +83,12 @@ class Store:
             if (manifest := read_manifest(path)) is not None:
                 found[manifest.unit] = manifest
         return found
+
+    def units(self) -> list[Unit]:
+        """All committed units, in the order of their manifests' paths; quicker than `manifests`."""
+        from stratascope.storage.manifest_index import indexed_units
+
+        return [item.unit for item in indexed_units(self.path)]
 
     def is_current(self, unit: Unit, identity: str) -> bool:
         """Whether `unit` is stored with this identity, its files are there with their sizes, and no damage is known."""
@@ -145,7 +153,7 @@ class Store:
                 shutil.rmtree(path, ignore_errors=True)
                 removed.append(path.name)
         archive = self.path / "archive.zarr"
-        known = {archive / top for unit in self.manifests() for top in unit.array_roots}
+        known = {archive / top for unit in self.units() for top in unit.array_roots}
         for pattern in ("runs/*/*/*", "series/*/*", "cohort/*", "probes/*"):
             for path in archive.glob(pattern):
                 if path.is_dir() and path not in known:
@@ -162,46 +170,24 @@ class Store:
 
     # -- reading -----------------------------------------------------------------------------------------
 
-    def rows(self, units: Iterable[Unit] | None = None) -> pd.DataFrame:
-        """The ledger's rows of `units` (default: of every committed unit) as a data frame.
+    def rows(self, units: Iterable[Unit] | None = None, metrics: Collection[str] | None = None) -> pd.DataFrame:
+        """The ledger's rows of `units` (default: of every committed unit), or of some `metrics`, as a data frame.
 
-        The whole ledger is read from `ledger/_compacted/`, one file a run, which is rebuilt where it is stale.
+        Sorted by analysis, metric, layer, probe, part, run and step. They are read from `ledger/_compacted/`, one file
+        a run, which is rebuilt where it is stale; a few units, or a store that may only be read, file by file.
         """
-        from stratascope.storage.ledger import read_files
+        from stratascope.storage.compaction import in_order, read_rows, rows_file, with_metrics
+        from stratascope.storage.ledger import joined, read_table
 
-        if units is None:
+        chosen = None if units is None else frozenset(units)
+        if chosen is None or len(chosen) > _FEW_UNITS:
             try:
-                return read_files(self._compacted())
-            except OSError:  # a store that may only be read is read file by file
-                units = self.manifests()
-        paths = [self._ledger_file(unit) for unit in units]
-        return read_files(path for path in paths if path.exists())
-
-    def _ledger_file(self, unit: Unit) -> Path:
-        return self.path / "ledger" / f"{unit.relative_path}.parquet"
-
-    def _compacted(self) -> list[Path]:
-        """One file of rows for each run, one for what belongs to none, and one for the outcomes of all checks."""
-        from stratascope.storage.digests import identity_of
-        from stratascope.storage.ledger import compacted_identity, write_compacted
-
-        groups: dict[str, dict[Path, str]] = {}
-        for unit, manifest in self.manifests().items():
-            file = self._ledger_file(unit)
-            facts = manifest.files.get(file.relative_to(self.path).as_posix())
-            if facts is not None:
-                # Judging changes with every audit, and must not make a long run's file stale.
-                name = "_checks" if unit.analysis == CHECKS else unit.run or "_cohort"
-                groups.setdefault(name, {})[file] = facts["xxh3"]
-        found = []
-        for name, files in sorted(groups.items()):
-            sources = {path: checksum for path, checksum in files.items() if path.exists()}
-            identity = identity_of({path.relative_to(self.path).as_posix(): sources[path] for path in sources})
-            target = self.path / "ledger" / "_compacted" / f"{name}.parquet"
-            if compacted_identity(target) != identity:
-                write_compacted(target, sorted(sources), identity)
-            found.append(target)
-        return found
+                return read_rows(self.path, chosen, metrics).to_pandas()
+            except OSError:
+                chosen = frozenset(self.units()) if chosen is None else chosen
+        paths = [rows_file(self.path, unit) for unit in sorted(chosen)]
+        tables = (with_metrics(read_table(path), metrics) for path in paths if path.exists())
+        return in_order(joined(tables)).to_pandas()
 
     def array(self, path: str) -> np.ndarray:
         """The whole array at `path` below the archive."""

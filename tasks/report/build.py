@@ -44,10 +44,10 @@ CONTENT = ".content"
 @returning_memory
 def draw_overview(store_path: str) -> int:
     """Draw what compares all runs; returns how many figures there are."""
-    from stratascope.tasks.report.trends import trend_figures
+    from stratascope.tasks.report.trends import TREND_METRICS, trend_figures
 
     store = Store.open(store_path)
-    return write_figures(store.path / "report", "overview", "", trend_figures(store.rows()))
+    return write_figures(store.path / "report", "overview", "", trend_figures(store.rows(metrics=TREND_METRICS)))
 
 
 @returning_memory

@@ -71,7 +71,7 @@ class Content:
 
     @cached_property
     def captures(self) -> list[Unit]:
-        return [unit for unit in self.store.manifests() if unit.analysis == "capture"]
+        return [unit for unit in self.store.units() if unit.analysis == "capture"]
 
     @cached_property
     def runs(self) -> list[str]:
@@ -95,12 +95,12 @@ class Content:
     @cached_property
     def figures(self) -> list[dict[str, Any]]:
         """What has been drawn of the runs that are there."""
-        drawn = read_figures(self.store.path / "report")
-        return [item for item in drawn if not item["run"] or item["run"] in set(self.runs)]
+        drawn, runs = read_figures(self.store.path / "report"), {"", *self.runs}
+        return [item for item in drawn if item["run"] in runs]
 
     @cached_property
     def analyses(self) -> dict[str, Analysis]:
-        filed = set(self.rows["analysis"]) | {figure["analysis"] for figure in self.figures}
+        filed = set(self.rows["analysis"].unique()) | {figure["analysis"] for figure in self.figures}
         return {name: analysis for name, analysis in discover().items() if name in filed}
 
     def metric(self, name: str) -> tuple[str, Metric] | None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from stratascope.command_line.printing import error_console, print_json, print_table
-from stratascope.errors import ConfigurationError, StoreError, did_you_mean
+from stratascope.errors import ConfigurationError, StoreError
 from stratascope.storage.store import Store
 
 
@@ -19,30 +18,35 @@ def _open(path: Path) -> Store:
         raise ConfigurationError(str(error)) from None
 
 
+MOST_TABLE_ROWS = 1_000
+"""A table for people has at most so many rows; the other forms have all of them."""
+_SHOWN = ("run", "step", "probe", "layer", "part", "metric", "value", "unit", "status")
+
+
 def metrics(path: Path, wanted: dict[str, str], step: int | None, form: str) -> None:
     """Print the rows of the ledger that match. Raises ConfigurationError where nothing does."""
+    from stratascope.storage.ledger_query import select
+
     if form not in ("table", "csv", "json", "parquet"):
         raise ConfigurationError(f"--format {form!r}: there are table, csv, json and parquet.")
-    rows = _open(path).rows()
-    for column, pattern in wanted.items():
-        if pattern == "*":
-            continue
-        known = sorted(set(rows[column]))
-        rows = rows[[fnmatchcase(str(item), pattern) for item in rows[column]]]
-        if rows.empty:
-            raise ConfigurationError(f"no finding has {column} {pattern!r}." + did_you_mean(pattern, known))
-    if step is not None:
-        rows = rows[rows["step"] == step]
+    found = select(_open(path), wanted, step)
     if form == "csv":
-        rows.to_csv(sys.stdout, index=False)
+        found.write_csv(sys.stdout.buffer)
     elif form == "json":
-        print(rows.to_json(orient="records", indent=1))
+        found.write_json(sys.stdout)
     elif form == "parquet":
-        rows.to_parquet(sys.stdout.buffer, index=False)
+        found.write_parquet(sys.stdout.buffer)
     else:
-        shown = ("run", "step", "probe", "layer", "part", "metric", "value", "unit", "status")
-        cells = [[f"{item:.6g}" if isinstance(item, float) else item for item in row] for row in rows[list(shown)].itertuples(index=False)]  # fmt: skip
-        print_table("", shown, cells)
+        records = found.records(_SHOWN, MOST_TABLE_ROWS)
+        cells = [
+            ["–" if item is None else f"{item:.6g}" if isinstance(item, float) else item for item in row.values()]
+            for row in records
+        ]
+        print_table("", _SHOWN, cells)
+        if len(found) > MOST_TABLE_ROWS:
+            error_console().print(
+                f"{len(found) - MOST_TABLE_ROWS:,} more rows match: narrow it down, or take --format csv."
+            )
 
 
 def history(path: Path, as_json: bool) -> None:
@@ -89,7 +93,7 @@ def report(path: Path, zip_file: Path | None) -> int:
     if not audits:
         raise ConfigurationError(f"{path} has not been audited yet: there is nothing to draw.")
     analyses = audits[-1]["analyses"]
-    runs = sorted({unit.run for unit in store.manifests() if unit.analysis == "capture"})
+    runs = sorted({unit.run for unit in store.units() if unit.analysis == "capture"})
     place = str(store.path)
     with store.claim(report_unit()):
         for name, options in analyses.items():
