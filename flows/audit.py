@@ -16,7 +16,7 @@ from prefect.states import Completed, Failed
 
 from stratascope.errors import AnalysisError, ConfigurationError, StoreError, StratascopeError
 from stratascope.flows.artifacts import progress_listener, publish, server_lasts
-from stratascope.flows.cluster import GIB, check_workers, task_runner
+from stratascope.flows.cluster import GIB, await_workers, check_reach, check_workers, placed, task_runner
 from stratascope.flows.config import load_config
 from stratascope.flows.plan import (
     Plan,
@@ -58,6 +58,8 @@ _ATTEMPTS = 3
 class Work:
     """What one audit has done so far."""
 
+    at_once: int
+    """So many pieces of work are in hand at a time."""
     outcomes: list[units.Outcome] = field(default_factory=list)
     newly_quarantined: int = 0
     deadline: float | None = None
@@ -92,7 +94,7 @@ def audit_from_file(
     """Choose the workers that the configuration asks for, and audit on them."""
     path = Path(config).absolute()
     cluster = load_config(path, overrides or []).cluster
-    check_workers(cluster, 0)
+    check_reach(cluster)
     on_workers = audit_on_workers.with_options(task_runner=task_runner(cluster))
     result: AuditResult = on_workers(str(path), overrides or [], rehash, max_seconds)
     return result
@@ -109,12 +111,13 @@ def audit_on_workers(config: str, overrides: list[str], rehash: bool, max_second
     started = time.time()
     store.sweep()
     found = survey(settings, path.parent, store, rehash)
-    work = Work(deadline=started + max_seconds if max_seconds is not None else None)
+    at_once = _AT_ONCE * await_workers(settings.cluster)
+    work = Work(at_once, deadline=started + max_seconds if max_seconds is not None else None)
     _read_files(found, work)
     plan = make_plan(found)
     todo = {item.unit for item in outstanding(plan, store)}
     _check_networks(plan, found, todo)
-    _compute_checkpoints(plan, todo, work, settings.cluster.workers)
+    _compute_checkpoints(plan, todo, work)
     _compute_series(plan, found, todo, work)
     result = conclude(found, plan, work.outcomes, work.newly_quarantined, time.time() - started, work.postponed)
     # Two audits of one store would tear each other's pages: one at a time draws.
@@ -143,7 +146,7 @@ def _read_files(found: Survey, work: Work) -> None:
     window: deque[tuple[RunSource, CheckpointFile, Any]] = deque()
     for number, (source, file) in enumerate(found.unread):
         window.append((source, file, _submit_read(found, source, file)))
-        if len(window) >= _AT_ONCE * found.config.cluster.workers:
+        if len(window) >= work.at_once:
             _take_facts(found, work, *window.popleft())
         tell("reading checkpoints", number + 1 - len(window), len(found.unread))
     while window:
@@ -170,13 +173,15 @@ def _check_networks(plan: Plan, found: Survey, todo: set[Any]) -> None:
     """Refuse, before any work, layers and probes that do not fit a run's network, and work that has no room."""
     fresh = [chain[0] for chain in plan.chains if chain[0].unit in todo]
     firsts = {item.unit.run: item for item in reversed(fresh)}
-    futures = [
-        check_network.with_options(task_run_name=f"check-network-{run}").submit(
-            str(found.store.path), item.subject.source, item.files, str(found.folder), item.subject.probes,
-            item.layers, item.requests, item.capture,
-        )
-        for run, item in firsts.items()
-    ]  # fmt: skip
+    futures = []
+    for run, item in firsts.items():
+        with placed(item.device):
+            futures.append(
+                check_network.with_options(task_run_name=f"check-network-{run}").submit(
+                    str(found.store.path), item.subject.source, item.files, str(found.folder), item.subject.probes,
+                    item.layers, item.requests, item.capture, item.device,
+                )
+            )  # fmt: skip
     total, memory = 0, 0
     for run, future in zip(firsts, futures, strict=True):
         estimate = _result_of(future)
@@ -195,7 +200,7 @@ def _check_networks(plan: Plan, found: Survey, todo: set[Any]) -> None:
         )
 
 
-def _compute_checkpoints(plan: Plan, todo: set[Any], work: Work, workers: int) -> None:
+def _compute_checkpoints(plan: Plan, todo: set[Any], work: Work) -> None:
     """All chains, a few at a time so that neither scheduler nor server drowns."""
     done = 0
     window: deque[list[tuple[units.Assignment, Any]]] = deque()
@@ -207,7 +212,7 @@ def _compute_checkpoints(plan: Plan, todo: set[Any], work: Work, workers: int) -
             continue
         if wanted:
             window.append(_submit_chain(wanted))
-        while len(window) >= _AT_ONCE * workers:
+        while len(window) >= work.at_once:
             done = _collect(window.popleft(), work, done, len(todo))
     while window:
         done = _collect(window.popleft(), work, done, len(todo))
@@ -239,7 +244,8 @@ def _submit(item: units.Assignment, before: list[Any]) -> Any:
     place = f"-{item.unit.step}" if item.unit.scope == "checkpoint" else ""
     name = f"{item.unit.analysis}-{item.unit.run}{place}"
     named_task: Any = compute_unit.with_options(task_run_name=name)
-    return named_task.submit(item, wait_for=before)
+    with placed(item.device):
+        return named_task.submit(item, wait_for=before)
 
 
 def _collect(submitted: list[tuple[units.Assignment, Any]], work: Work, done: int, total: int) -> int:
