@@ -160,6 +160,8 @@ def await_workers(spec: AnyWorkers) -> int:
     """
     try:
         client = _client()
+    except ClusterError:
+        raise
     except Exception as error:
         raise ClusterError(f"workers of kind {spec.kind!r} could not be started: {error}.") from None
     until = time.monotonic() + spec.start_seconds

@@ -50,7 +50,7 @@ def start(spec: LocalWorkers, security: Any = None) -> LocalCluster:
         if len(cards) < spec.most_workers:
             raise ClusterError(
                 f"{spec.most_workers} workers with a graphics card each, and torch finds {len(cards)} on this "
-                "machine: lower `cluster.workers`, or set `cluster.gpus_per_worker` to 0"
+                "machine: lower `cluster.workers`, or set `cluster.gpus_per_worker` to 0."
             )
         cluster = OneCardEach(cards, resources={GPU: 1}, **options)
         cluster.scale(spec.least_workers)

@@ -60,8 +60,12 @@ class WorkersOfSlurm(SLURMCluster):
 
     def _hint(self, ended: bool) -> str:
         if ended:
-            where = self._spec.log_directory or "where `cluster.log_directory` names a folder"
-            return f"; what its worker printed is {'in ' if self._spec.log_directory else ''}{where}"
+            folder = self._spec.log_directory
+            return (
+                f"; what they printed is in {folder}"
+                if folder
+                else "; `cluster.log_directory` keeps what they print"
+            )
         if self._spec.on_this_machine:
             return "; the scheduler listens on loopback, workers on other nodes need `cluster.interface`"
         return ""

@@ -20,9 +20,29 @@ from distributed.deploy.spec import ProcessInterface
 from stratascope.flows.cluster_spec import GPU, LOOPBACK, SshWorkers, is_loopback
 from stratascope.flows.worker_environment import environment_of, export_lines
 
-_END_SECONDS = 8
+_END_SECONDS = 10
 _DEATH_SECONDS = 60
 """A worker that finds no scheduler for so long ends by itself."""
+_SCRIPT = """{
+exec 3<&0
+%(exports)s
+%(command)s </dev/null 3<&- &
+worker=$!
+(
+  while read -r line; do :; done
+  kill -TERM $worker
+  sleep 5
+  kill -KILL $worker
+) <&3 >/dev/null 2>&1 &
+watcher=$!
+wait $worker
+status=$?
+kill $watcher
+exit $status
+}
+"""
+"""The worker ends with its input, which ends with the connection, however that ends. A signal through ssh would not do:
+many servers pass none on. The braces make the shell read all of it before the watcher reads what follows."""
 
 
 class RemoteWorker(ProcessInterface):
@@ -64,7 +84,7 @@ class RemoteWorker(ProcessInterface):
             "--spec",
             json.dumps(self._worker()),
         ]
-        return "\n".join([*export_lines(environment), f"exec {shlex.join(command)}", ""])
+        return _SCRIPT % {"exports": "\n".join(export_lines(environment)), "command": shlex.join(command)}
 
     def _worker(self) -> dict[str, Any]:
         options: dict[str, Any] = {
@@ -94,12 +114,10 @@ class RemoteWorker(ProcessInterface):
 
     async def close(self) -> None:
         if self._process is not None:
-            for stop in (self._process.terminate, self._process.kill):
-                with suppress(asyncssh.Error, OSError):
-                    stop()
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._process.wait_closed(), _END_SECONDS)
-                    break
+            with suppress(asyncssh.Error, OSError):
+                self._process.stdin.write_eof()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._process.wait_closed(), _END_SECONDS)
         if self._reader is not None:
             self._reader.cancel()
         if self._connection is not None:
