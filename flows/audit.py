@@ -16,7 +16,15 @@ from prefect.states import Completed, Failed
 from stratascope.errors import AnalysisError, ConfigurationError, StoreError, StratascopeError
 from stratascope.flows.arrivals import Arrivals
 from stratascope.flows.artifacts import progress_listener, publish, server_lasts
-from stratascope.flows.cluster import GIB, check_workers, task_runner, worker_limits
+from stratascope.flows.cluster import (
+    GIB,
+    await_workers,
+    check_reach,
+    check_workers,
+    placed,
+    task_runner,
+    worker_limits,
+)
 from stratascope.flows.config import load_config
 from stratascope.flows.plan import (
     Plan,
@@ -62,6 +70,8 @@ _ATTEMPTS = 3
 class Work:
     """What one audit has done so far."""
 
+    at_once: int
+    """So many pieces of work are in hand at a time."""
     outcomes: list[units.Outcome] = field(default_factory=list)
     newly_quarantined: int = 0
     deadline: float | None = None
@@ -97,7 +107,7 @@ def audit_from_file(
     """Choose the workers that the configuration asks for, and audit on them."""
     path = Path(config).absolute()
     cluster = load_config(path, overrides or []).cluster
-    check_workers(cluster, 0)
+    check_reach(cluster)
     on_workers = audit_on_workers.with_options(task_runner=task_runner(cluster))
     result: AuditResult = on_workers(str(path), overrides or [], rehash, max_seconds)
     return result
@@ -115,15 +125,17 @@ def audit_on_workers(config: str, overrides: list[str], rehash: bool, max_second
     store.sweep()
     forget_deaths(store)
     found = survey(settings, path.parent, store, rehash)
+    at_once = _AT_ONCE * await_workers(settings.cluster)
     work = Work(
+        at_once,
         deadline=started + max_seconds if max_seconds is not None else None,
-        limits=worker_limits(settings.limits, settings.cluster),
+        limits=worker_limits(settings.limits),
     )
     _read_files(found, work)
     plan = make_plan(found)
     todo = {item.unit for item in outstanding(plan, store)}
     _check_networks(plan, found, todo)
-    _compute_checkpoints(plan, todo, work, settings.cluster.workers)
+    _compute_checkpoints(plan, todo, work)
     _compute_series(plan, found, todo, work)
     judged = _judge(found, plan, work)
     seconds = time.time() - started
@@ -155,7 +167,7 @@ def _read_files(found: Survey, work: Work) -> None:
     for number, (source, file) in enumerate(found.unread):
         future = _submit_read(found, source, file, work.limits)
         under_way.expect((source, file, future), [future])
-        if len(under_way) >= _AT_ONCE * found.config.cluster.workers:
+        if len(under_way) >= work.at_once:
             _take_facts(found, work, *under_way.next())
         tell("reading checkpoints", number + 1 - len(under_way), len(found.unread))
     while under_way:
@@ -184,13 +196,15 @@ def _check_networks(plan: Plan, found: Survey, todo: set[Any]) -> None:
     """Refuse, before any work, layers and probes that do not fit a run's network, and work that has no room."""
     fresh = [chain[0] for chain in plan.chains if chain[0].unit in todo]
     firsts = {item.unit.run: item for item in reversed(fresh)}
-    futures = [
-        check_network.with_options(task_run_name=f"check-network-{run}").submit(
-            str(found.store.path), item.subject.source, item.files, str(found.folder), item.subject.probes,
-            item.layers, item.requests, item.capture,
-        )
-        for run, item in firsts.items()
-    ]  # fmt: skip
+    futures = []
+    for run, item in firsts.items():
+        with placed(item.device):
+            futures.append(
+                check_network.with_options(task_run_name=f"check-network-{run}").submit(
+                    str(found.store.path), item.subject.source, item.files, str(found.folder), item.subject.probes,
+                    item.layers, item.requests, item.capture, item.device,
+                )
+            )  # fmt: skip
     total, memory = 0, 0
     for run, future in zip(firsts, futures, strict=True):
         estimate = _result_of(future)
@@ -209,7 +223,7 @@ def _check_networks(plan: Plan, found: Survey, todo: set[Any]) -> None:
         )
 
 
-def _compute_checkpoints(plan: Plan, todo: set[Any], work: Work, workers: int) -> None:
+def _compute_checkpoints(plan: Plan, todo: set[Any], work: Work) -> None:
     """All chains, a few at a time so that neither scheduler nor server drowns."""
     done = 0
     under_way: Arrivals[list[tuple[units.Assignment, Any]]] = Arrivals()
@@ -222,7 +236,7 @@ def _compute_checkpoints(plan: Plan, todo: set[Any], work: Work, workers: int) -
         if wanted:
             submitted = _submit_chain(wanted, work.limits)
             under_way.expect(submitted, [future for _, future in submitted])
-        while len(under_way) >= _AT_ONCE * workers:
+        while len(under_way) >= work.at_once:
             done = _collect(under_way.next(), work, done, len(todo))
     while under_way:
         done = _collect(under_way.next(), work, done, len(todo))
@@ -257,7 +271,8 @@ def _submit(item: units.Assignment, before: list[Any], limits: Limits | None) ->
     place = f"-{item.unit.step}" if item.unit.scope == "checkpoint" else ""
     name = f"{item.unit.analysis}-{item.unit.run}{place}"
     named_task: Any = compute_unit.with_options(task_run_name=name)
-    return named_task.submit(replace(item, limits=limits), wait_for=before)
+    with placed(item.device):
+        return named_task.submit(replace(item, limits=limits), wait_for=before)
 
 
 def _collect(submitted: list[tuple[units.Assignment, Any]], work: Work, done: int, total: int) -> int:

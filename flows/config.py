@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stratascope.errors import ConfigurationError, did_you_mean
+from stratascope.flows.cluster_spec import ClusterSpec, LocalWorkers
 from stratascope.storage.checkpoint_files import RunSource
 from stratascope.storage.names import checked_name
 from stratascope.storage.probes import ProbeSpec
@@ -23,22 +24,6 @@ from stratascope.tasks.limits import Limits
 from stratascope.tasks.report.spec import ReportSpec
 
 LOSSES = ("cross_entropy", "mse", "mae")
-
-
-class ClusterSpec(BaseModel):
-    """Where the workers are: on this machine, or at the address of a scheduler."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["local", "address"] = "local"
-    workers: int = Field(default=2, ge=1)
-    address: str | None = None
-
-    @model_validator(mode="after")
-    def _address_is_given(self) -> Self:
-        if self.kind == "address" and not self.address:
-            raise ValueError("cluster kind 'address' needs `address`, such as tcp://127.0.0.1:8786")
-        return self
 
 
 class AuditConfig(BaseModel):
@@ -58,7 +43,7 @@ class AuditConfig(BaseModel):
     checks: tuple[CheckSpec, ...] | None = None
     alerts: tuple[AlertSpec, ...] = ()
     """Who is told when a check's state changes."""
-    cluster: ClusterSpec = ClusterSpec()
+    cluster: ClusterSpec = LocalWorkers()
     limits: Limits = Limits()
     report: ReportSpec = ReportSpec()
     settle: float = Field(default=0.0, ge=0)
@@ -214,11 +199,17 @@ def explain(error: ValidationError, model: Any, where: str) -> str:
     """One sentence for each complaint of pydantic, with the place in the file and the nearest known key."""
     sentences = []
     for item in error.errors():
-        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]).lstrip(".")
+        known, parts = _place_in_schema(model, item["loc"])
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
         if item["type"] == "extra_forbidden":
-            known = _known_keys(model, item["loc"][:-1])
             key = str(item["loc"][-1])
             sentences.append(f"{where}: {place}: there is no key {key!r}." + did_you_mean(key, known))
+        elif item["type"] == "union_tag_invalid":
+            tag, tags = item["ctx"]["tag"], re.findall(r"'(\w+)'", item["ctx"]["expected_tags"])
+            sentences.append(
+                f"{where}: {place}: there is no kind {tag!r}; there are {', '.join(tags)}."
+                + did_you_mean(tag, tags)
+            )
         else:
             given = (
                 f" (given: {item['input']!r})"
@@ -231,17 +222,28 @@ def explain(error: ValidationError, model: Any, where: str) -> str:
     return "\n".join(sentences)
 
 
-def _known_keys(model: Any, location: tuple[int | str, ...]) -> list[str]:
-    """The keys of the model that stands at `location`, found through the JSON schema."""
+def _place_in_schema(model: Any, location: tuple[int | str, ...]) -> tuple[list[str], list[int | str]]:
+    """The keys that are known beside the last part of `location`, and the parts that stand in the file.
+
+    Both are found through the JSON schema. Pydantic also names the kind that it took, which is no key of the file.
+    """
     schema = model.model_json_schema()
-    place = schema
+    place: Any = schema
+    shown: list[int | str] = []
+    known: list[str] = []
     for part in location:
         place = _resolved(place, schema)
+        tags = place.get("discriminator", {}).get("mapping", {})
+        if part in tags:
+            place = {"$ref": tags[part]}
+            continue
+        shown.append(part)
+        known = list(place.get("properties", {}))
         if isinstance(part, int):
             place = place.get("items", {})
         else:
             place = place.get("properties", {}).get(part) or place.get("additionalProperties") or {}
-    return list(_resolved(place, schema).get("properties", {}))
+    return known, shown
 
 
 def _resolved(place: Any, schema: dict[str, Any]) -> dict[str, Any]:

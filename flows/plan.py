@@ -170,7 +170,9 @@ def _chain(
     }  # fmt: skip
     step = file.step
     assert step is not None
-    chain = [Assignment(Unit("checkpoint", source.name, step, "capture"), identity_of(wanted), wanted, **shared)]
+    card = "cuda" if config.cluster.gpus_per_worker else "cpu"
+    capture = Unit("checkpoint", source.name, step, "capture")
+    chain = [Assignment(capture, identity_of(wanted), wanted, device=card, **shared)]
     for name, options in found.analyses.items():
         analysis = named(name)
         if analysis.scope != "checkpoint":
@@ -181,7 +183,8 @@ def _chain(
         if "activations" in analysis.needs:
             parts["capture"] = chain[0].identity
         unit = Unit("checkpoint", source.name, step, name)
-        chain.append(Assignment(unit, identity_of(parts), parts, options=chosen, **shared))
+        device = card if analysis.needs & {"network", "gradients"} else "cpu"
+        chain.append(Assignment(unit, identity_of(parts), parts, options=chosen, device=device, **shared))
     return chain
 
 

@@ -83,6 +83,8 @@ class CheckpointContext:
     step: int
     facts: dict[str, Any] = field(default_factory=dict)
     file: CheckpointFile | None = None
+    device: str = "cpu"
+    """Where networks run: `cpu`, or `cuda` on a worker with a graphics card."""
 
     @property
     def run(self) -> str:
@@ -145,7 +147,7 @@ class CheckpointContext:
 
         assert self.file is not None
         folder = Path(self.subject.folder)
-        return load_network(self.file, self.subject.source, folder, self.facts.get("weights_digest"))
+        return load_network(self.file, self.subject.source, folder, self.facts.get("weights_digest"), self.device)
 
     def _place(self, kind: str, *parts: str) -> str:
         return join_path("runs", self.run, step_directory(self.step), kind, *parts)

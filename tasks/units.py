@@ -25,6 +25,7 @@ from stratascope.storage.units import Unit
 from stratascope.tasks.analysis import CaptureRequest, named
 from stratascope.tasks.capture.spec import CaptureSpec
 from stratascope.tasks.contexts import CheckpointContext, CohortContext, RejectedFile, SeriesContext, Subject
+from stratascope.tasks.device import device_of
 from stratascope.tasks.limits import Limits, limited
 from stratascope.tasks.memory import returning_memory
 
@@ -48,6 +49,8 @@ class Assignment:
     layers: tuple[str, ...] | None = None
     requests: tuple[CaptureRequest, ...] = ()
     limits: Limits | None = None
+    device: str = "cpu"
+    """Where its network runs; no part of the identity, no more than the size of a batch."""
 
     @property
     def subject(self) -> Subject:
@@ -138,8 +141,10 @@ def compute_unit(assignment: Assignment) -> Outcome:
                     staged.summary = _capture(store, assignment, staged)
                 else:
                     _analyse(store, assignment, staged)
+                if assignment.device != "cpu":
+                    staged.recorded["device"] = str(device_of(assignment.device))
                 files = [str(file.path) for file in assignment.files] if unit.scope == "checkpoint" else []
-                staged.recorded = {**process_facts(), "seconds": time.time() - started, "files": files}
+                staged.recorded |= {**process_facts(), "seconds": time.time() - started, "files": files}
                 staged.commit()
         return Outcome(unit, "computed")
     except DeferredCheckpointError as error:
@@ -173,7 +178,9 @@ def _capture(store: Store, assignment: Assignment, staged: Any) -> dict[str, Any
 
     subject = assignment.subject
     folder = Path(subject.folder)
-    loaded = open_network(assignment.files[0], subject.source, folder, assignment.parts["weights"])
+    loaded = open_network(
+        assignment.files[0], subject.source, folder, assignment.parts["weights"], assignment.device
+    )
     return {
         name: extract(
             loaded.module, probe, assignment.layers, assignment.requests, assignment.capture, subject.source.model,
@@ -216,7 +223,7 @@ def _context(store: Store, assignment: Assignment) -> CheckpointContext | Series
 
     if unit.scope == "checkpoint":
         (file,), subject = assignment.files, assignment.subject
-        return CheckpointContext(store, subject, unit.step, facts(subject, file), file)
+        return CheckpointContext(store, subject, unit.step, facts(subject, file), file, assignment.device)
     series = {}
     for subject in assignment.subjects:
         mine = {file.step: facts(subject, file) for file in assignment.files if file.run == subject.run}
