@@ -19,6 +19,7 @@ from stratascope.tasks.checks.evaluate import bound, evaluate, expand, verdict
 from stratascope.tasks.units import Assignment, Outcome
 
 SCHEMA = 1
+OUT_OF_TIME = "the time was up; the next audit goes on"
 
 
 @dataclass
@@ -73,7 +74,7 @@ def conclude(
         for file in listing.checkpoints:
             key = (run, file.step or 0)
             status = "deferred" if key in late or key in changed else "computed" if key in computed else "cached"
-            reason = "the time was up; the next audit goes on" if key in late else changed.get(key, "")
+            reason = OUT_OF_TIME if key in late else changed.get(key, "")
             reason = failed.get(key, reason)
             checkpoints.append(_entry(run, file.step, file.path, status, reason))
         checkpoints += [_entry(run, file.step, file.path, "duplicate", "") for file in listing.duplicates]
@@ -86,7 +87,9 @@ def conclude(
     ]
     checkpoints += gone(found, plan)
     stored = [item.unit for item in plan.units() if found.store.manifest(item.unit) is not None]
-    judged: list[CheckOutcome] = evaluate(found.store.rows(stored), found.config.checks)
+    judged: list[CheckOutcome] = (
+        evaluate(found.store.rows(stored), found.config.checks) if plan.chains else [_nothing_to_check()]
+    )
     result = AuditResult(
         store=str(found.store.path),
         report=str(found.store.path / "report" / "index.html"),
@@ -107,6 +110,12 @@ def conclude(
     }
     write_audit(found.store, record)
     return result
+
+
+def _nothing_to_check() -> CheckOutcome:
+    """Before a training has written its first checkpoint there is nothing to judge, and nothing amiss."""
+    reason = "there is no checkpoint to audit yet: nothing was checked"
+    return CheckOutcome("no-checkpoint", "", "", "", -1, "info", math.nan, "", reason)
 
 
 def _conditions(found: Survey, judged: Sequence[CheckOutcome]) -> list[dict[str, Any]]:

@@ -153,6 +153,31 @@ def verify(store: StorePath, as_json: Json = False, debug: Debug = False) -> int
 
 
 @application.command()
+def deploy(
+    config: Config,
+    cron: Annotated[
+        str | None, typer.Option("--cron", help="When; default every night at 3:00, with --watch every 5 minutes.")
+    ] = None,
+    timezone: Annotated[str, typer.Option("--timezone", help="Of the schedule, such as Europe/Berlin.")] = "UTC",
+    watch: Annotated[
+        bool, typer.Option("--watch", help="A training is still writing: new files must rest for a minute first.")
+    ] = False,
+    name: Annotated[str | None, typer.Option("--name", help="Default: the name of the file.")] = None,
+    work_pool: Annotated[str, typer.Option("--work-pool", help="Made where it is missing.")] = "local-pool",
+    remove: Annotated[bool, typer.Option("--remove", help="Take the registration back.")] = False,
+    overrides: Set = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Register a scheduled audit with a Prefect server that lasts."""
+    from stratascope.command_line import scheduling
+    from stratascope.flows.deploy import wish_of
+
+    wish = wish_of(config, name, work_pool, cron, timezone, watch, overrides or [])
+    scheduling.deploy(wish, remove, as_json)
+
+
+@application.command()
 def doctor(as_json: Json = False, debug: Debug = False) -> int:
     """Tell what is missing on this machine and how to get it."""
     from stratascope.command_line import diagnosis
