@@ -239,7 +239,8 @@ def report_identity(plan: Plan, found: Survey) -> str:
     """What the report was drawn from."""
     parts = {
         "units": sorted(f"{item.unit}{item.identity}" for item in plan.units()),
-        "rejected": sorted(f"{file.path}{status}" for _, file, status, _ in plan.rejected),
+        # A file that is still being written changes nothing that is drawn: it is told, and waits for its time.
+        "rejected": sorted(f"{file.path}{status}" for _, file, status, _ in plan.rejected if status != "deferred"),
         "report": found.config.report.model_dump(mode="json"),
         "checks": [check.model_dump(mode="json") for check in found.config.checks or ()],
         "version": REPORT_VERSION,

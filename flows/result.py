@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 
 from stratascope.flows.config import AuditConfig, load_config
 from stratascope.flows.plan import Plan, Survey, is_up_to_date, make_plan, report_identity, store_folder, survey
-from stratascope.storage.audits import read_audits, write_audit
+from stratascope.storage.audits import newest_first, repeated, write_audit, write_repeat
 from stratascope.storage.store import Store
 from stratascope.storage.units import Unit
 from stratascope.tasks.checks.evaluate import Outcome as CheckOutcome
@@ -78,10 +79,7 @@ def conclude(
             reason = failed.get(key, reason)
             checkpoints.append(_entry(run, file.step, file.path, status, reason))
         checkpoints += [_entry(run, file.step, file.path, "duplicate", "") for file in listing.duplicates]
-        checkpoints += [
-            _entry(run, None, file.path, "deferred", "no step can be told from it; it is not audited")
-            for file in listing.stepless
-        ]
+    checkpoints += _stepless(plan)
     checkpoints += [
         _entry(run, file.step, file.path, status, reason) for run, file, status, reason in plan.rejected
     ]
@@ -137,35 +135,47 @@ def outcome_without_work(config: Path, overrides: Sequence[str] = (), rehash: bo
 
     Neither Prefect, Dask nor torch is imported for it. Raises ConfigurationError, StoreError.
     """
+    started = time.time()
     settings: AuditConfig = load_config(config, overrides)
     store = Store.open(store_folder(settings, config.parent), create=True)
     found = survey(settings, config.parent, store, rehash)
     if found.unread or found.unknown_probes:
         return None
     plan = make_plan(found)
-    return repeat(found, plan) if is_up_to_date(plan, found) else None
+    return repeat(found, plan, started) if is_up_to_date(plan, found) else None
 
 
-def repeat(found: Survey, plan: Plan) -> AuditResult | None:
+def repeat(found: Survey, plan: Plan, started: float) -> AuditResult | None:
     """The outcome of an audit that found nothing to do, from the record of the one before; None without one."""
     identity = report_identity(plan, found)
-    earlier = next((item for item in reversed(read_audits(found.store)) if item.get("plan") == identity), None)
+    earlier = next((item for item in newest_first(found.store) if item.get("plan") == identity), None)
     if earlier is None:
         return None
-    checkpoints = [
-        item | {"status": "cached"} if item["status"] == "computed" else item for item in earlier["checkpoints"]
-    ]
+    deferred = [
+        _entry(run, file.step, file.path, status, reason)
+        for run, file, status, reason in plan.rejected
+        if status == "deferred"
+    ] + _stepless(plan)
     result = AuditResult(
         store=str(found.store.path),
         report=str(found.store.path / "report" / "index.html"),
         verdict=earlier["verdict"],
-        checkpoints=checkpoints,
+        checkpoints=[*repeated(earlier["checkpoints"]), *deferred],
         units={"computed": 0, "cached": len(plan.units()), "failed": 0},
         checks=earlier["checks"],
     )
-    kept = {key: earlier[key] for key in ("plan", "title", "conditions", "analyses")}
-    write_audit(found.store, {**result.as_json(), **kept, "seconds": 0.0})
+    own = {"units": result.units, "seconds": round(time.time() - started, 3)}
+    write_repeat(found.store, earlier, **own, **({"deferred": deferred} if deferred else {}))
     return result
+
+
+def _stepless(plan: Plan) -> list[dict[str, Any]]:
+    reason = "no step can be told from it; it is not audited"
+    return [
+        _entry(run, None, file.path, "deferred", reason)
+        for run, listing in plan.listings.items()
+        for file in listing.stepless
+    ]
 
 
 def gone(found: Survey, plan: Plan) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import stratascope
 from stratascope.storage.names import encode_path_part
 from stratascope.tasks.report.content import LEVELS, VERDICTS, Content, grouped, tally
+from stratascope.tasks.report.past_audits import history_page, moment
 from stratascope.tasks.report.text import counted, plain_step, visible
 
 KINDS = {"runs": "Runs", "analyses": "Analyses", "layers": "Layers", "checks": "Checks"}
@@ -56,7 +57,8 @@ def shared(content: Content) -> dict[str, Any]:
 def all_pages(content: Content) -> dict[str, tuple[str, Callable[[], dict[str, Any]]]]:
     """Every page with its template and what makes its variables."""
     pages: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
-        "index.html": ("overview.html", lambda: _overview(content))
+        "index.html": ("overview.html", lambda: _overview(content)),
+        "history.html": ("history.html", lambda: history_page(content.store)),
     }
     makers = {
         "runs": ("run.html", _run), "analyses": ("analysis.html", _analysis), "layers": ("layer.html", _layer),
@@ -89,7 +91,7 @@ def _overview(content: Content) -> dict[str, Any]:
         "verdict": verdict,
         "sign": sign,
         "sentence": sentence,
-        "finished": _moment(content.audit.get("finished", "")),
+        "finished": moment(content.audit.get("finished", "")),
         "key_numbers": content.key_numbers(),
         "changes": content.changes(),
         "failures": content.audit.get("failures", []),
@@ -103,11 +105,6 @@ def _overview(content: Content) -> dict[str, Any]:
         "columns": content.number_columns(table),
         "left_out": len(content.checkpoint_table) - len(table),
     }
-
-
-def _moment(stamp: str) -> str:
-    """2026-11-24T21:29:16Z as 2026-11-24 21:29 UTC."""
-    return f"{stamp[:10]} {stamp[11:16]} UTC" if len(stamp) >= 16 else stamp
 
 
 def _most_notable(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

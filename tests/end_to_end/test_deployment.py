@@ -79,6 +79,8 @@ class Installation:
                 if error.code != 503:
                     raise
                 time.sleep(1)
+            except TimeoutError:
+                continue
         return pytest.fail(f"{path}: the server is busy")
 
     def stratascope(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -349,17 +351,15 @@ def test_the_schedule_starts_an_audit_that_a_worker_does(installation: Installat
     assert failed["state"]["message"].startswith("verdict fail")
 
     # The other deployments do what they are for: each runs once.
-    waiting = {
-        name: installation.begin(name, **parameters)
-        for name, parameters in {
-            "watching": {},
-            "backfill": {"overrides": ["store=backfilled", "analyses={outputs: {}}"], "first": 2},
-            "weekly": {"overrides": ["store=studied", "runs.0.checkpoints=trained"]},
-        }.items()
+    wanted_runs: dict[str, dict[str, Any]] = {
+        "watching": {},
+        "backfill": {"overrides": ["store=backfilled", "analyses={outputs: {}}"], "first": 2},
+        "weekly": {"overrides": ["store=studied", "runs.0.checkpoints=trained", "analyses={outputs: {}}"]},
     }
-    ended = {
-        name: until(lambda run=run: installation.ended(run), f"{name} is over") for name, run in waiting.items()
-    }
+    ended = {}
+    for name, parameters in wanted_runs.items():
+        begun = installation.begin(name, **parameters)
+        ended[name] = until(lambda run=begun: installation.ended(run), f"{name} is over")
     for name, run in ended.items():
         assert run["state_type"] == "COMPLETED", (name, run["state"]["message"])
     assert ended["watching"]["state"]["message"].startswith("verdict info")

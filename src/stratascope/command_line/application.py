@@ -125,11 +125,16 @@ def metrics(
 
 
 @application.command()
-def history(store: StorePath, as_json: Json = False, debug: Debug = False) -> None:
-    """Past audits: when, what was new, verdict."""
+def history(
+    store: StorePath,
+    last: Annotated[int | None, typer.Option("--last", min=1, help="Only so many, the latest ones.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Past audits: when, what was new, what changed, verdict."""
     from stratascope.command_line import stores
 
-    stores.history(store, as_json)
+    stores.history(store, last, as_json)
 
 
 @application.command()

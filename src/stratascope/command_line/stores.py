@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
-from stratascope.command_line.printing import error_console, print_json, print_table
+from stratascope.command_line.printing import error_console, human_seconds, print_json, print_table
 from stratascope.errors import ConfigurationError, StoreError, did_you_mean
 from stratascope.storage.store import Store
 
@@ -45,36 +44,26 @@ def metrics(path: Path, wanted: dict[str, str], step: int | None, form: str) -> 
         print_table("", shown, cells)
 
 
-def history(path: Path, as_json: bool) -> None:
-    """Past audits, oldest first."""
-    from stratascope.storage.audits import read_audits
+def history(path: Path, last: int | None, as_json: bool) -> None:
+    """Past audits, oldest first: when, how long, what was new, what changed, the verdict."""
+    from stratascope.storage.history import read_history
+    from stratascope.tasks.report.past_audits import folded
 
-    records = read_audits(_open(path))
-    entries: list[dict[str, Any]] = [
-        {
-            "finished": record["finished"],
-            "verdict": record["verdict"],
-            "units": record["units"],
-            "new": [f"{item['run']} step {item['step']}" for item in record["checkpoints"] if item["status"] == "computed"],
-            "raised": sorted({item["name"] for item in record["checks"]}),
-        }
-        for record in records
-    ]  # fmt: skip
+    entries = read_history(_open(path), last)
     if as_json:
         print_json({"schema": 1, "audits": entries})
         return
     rows = [
         (
-            item["finished"],
-            item["verdict"],
-            len(item["new"]),
-            item["units"]["computed"],
-            item["units"]["failed"],
-            ", ".join(item["raised"]),
+            f"{row['first']} – {row['last']}" if row["count"] > 1 else row["last"],
+            f"{row['count']} audits" if row["count"] > 1 else human_seconds(row["seconds"]),
+            row["new"] or "",
+            " ".join(row["sentences"]),
+            row["verdict"],
         )
-        for item in entries
+        for row in folded(entries)
     ]
-    print_table("", ("finished", "verdict", "new checkpoints", "units computed", "failed", "checks raised"), rows)
+    print_table("", ("audited (UTC)", "took", "new", "what changed", "verdict"), rows)
 
 
 def report(path: Path, zip_file: Path | None) -> int:
@@ -85,7 +74,7 @@ def report(path: Path, zip_file: Path | None) -> int:
     from stratascope.tasks.report.drawing import report_unit
 
     store = _open(path)
-    audits = read_audits(store)
+    audits = read_audits(store, last=1)
     if not audits:
         raise ConfigurationError(f"{path} has not been audited yet: there is nothing to draw.")
     analyses = audits[-1]["analyses"]
