@@ -32,11 +32,13 @@ from stratascope.flows.plan import (
 from stratascope.flows.progress import listen, tell
 from stratascope.flows.result import AuditResult, conclude, outcome_without_work
 from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
+from stratascope.storage.pruning import finish_pruning
 from stratascope.storage.store import Store
 from stratascope.tasks import preview, units
 from stratascope.tasks.analysis import named
 from stratascope.tasks.report import build
 from stratascope.tasks.report.drawing import report_unit
+from stratascope.tasks.units import is_done
 
 _SETTINGS: dict[str, Any] = {"cache_policy": NO_CACHE, "retries": 0, "log_prints": False}
 read_file = Task(units.read_file, name="read-checkpoint", **_SETTINGS)
@@ -108,6 +110,7 @@ def audit_on_workers(config: str, overrides: list[str], rehash: bool, max_second
     store = Store.open(store_folder(settings, path.parent), create=True)
     started = time.time()
     store.sweep()
+    finish_pruning(store)
     found = survey(settings, path.parent, store, rehash)
     work = Work(deadline=started + max_seconds if max_seconds is not None else None)
     _read_files(found, work)
@@ -218,7 +221,7 @@ def _compute_series(plan: Plan, found: Survey, todo: set[Any], work: Work) -> No
         work.postponed += [item for item in plan.series if item.unit in todo]
         return
     plan.series = later_units_of_stored(found, plan)
-    wanted = [item for item in plan.series if not found.store.is_current(item.unit, item.identity)]
+    wanted = [item for item in plan.series if not is_done(found.store, item)]
     wanted_units = {item.unit for item in wanted}
     work.outcomes += [units.Outcome(item.unit, "cached") for item in plan.series if item.unit not in wanted_units]
     _collect([(item, _submit(item, [])) for item in wanted], work, len(todo) - len(wanted), len(todo))

@@ -60,6 +60,8 @@ class AuditConfig(BaseModel):
     report: ReportSpec = ReportSpec()
     settle: float = Field(default=0.0, ge=0)
     """A file that changed within so many seconds is left for the next audit."""
+    pruned: Literal["leave", "recompute"] = "leave"
+    """Whether arrays that `stratascope prune` freed are computed again where the checkpoint is there."""
     watch: bool = False
     """A training is still writing: `settle` is 60 unless it is given, and no checkpoint need be there yet."""
 

@@ -76,6 +76,8 @@ def conclude(
             key = (run, file.step or 0)
             status = "deferred" if key in late or key in changed else "computed" if key in computed else "cached"
             reason = OUT_OF_TIME if key in late else changed.get(key, "")
+            if not reason and Unit("checkpoint", *key, "capture") in plan.lost:
+                reason = "its arrays were pruned; `--set pruned=recompute` computes them again"
             reason = failed.get(key, reason)
             checkpoints.append(_entry(run, file.step, file.path, status, reason))
         checkpoints += [_entry(run, file.step, file.path, "duplicate", "") for file in listing.duplicates]
@@ -83,7 +85,7 @@ def conclude(
     checkpoints += [
         _entry(run, file.step, file.path, status, reason) for run, file, status, reason in plan.rejected
     ]
-    checkpoints += gone(found, plan)
+    checkpoints += [_entry(item.run, item.step, item.file, "gone", item.reason) for item in plan.gone]
     stored = [item.unit for item in plan.units() if found.store.manifest(item.unit) is not None]
     judged: list[CheckOutcome] = (
         evaluate(found.store.rows(stored), found.config.checks) if plan.chains else [_nothing_to_check()]
@@ -176,23 +178,6 @@ def _stepless(plan: Plan) -> list[dict[str, Any]]:
         for run, listing in plan.listings.items()
         for file in listing.stepless
     ]
-
-
-def gone(found: Survey, plan: Plan) -> list[dict[str, Any]]:
-    """What is stored of the configured runs and has no file any more: its results stay."""
-    known = {item.unit for chain in plan.chains for item in chain} | {
-        Unit("checkpoint", run, file.step, "capture")
-        for run, listing in plan.listings.items()
-        for file in listing.unselected
-        if file.step is not None
-    }
-    entries = []
-    for unit, manifest in found.store.manifests().items():
-        if unit.analysis == "capture" and unit.run in plan.listings and unit not in known:
-            file = next(iter(manifest.recorded.get("files", ())), "")
-            if not Path(file).exists():
-                entries.append(_entry(unit.run, unit.step, file, "gone", "the file is gone; its results are kept"))
-    return entries
 
 
 def _entry(run: str, step: int | None, path: Any, status: str, reason: str) -> dict[str, Any]:

@@ -158,6 +158,25 @@ def verify(store: StorePath, as_json: Json = False, debug: Debug = False) -> int
 
 
 @application.command()
+def prune(
+    store: StorePath,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option("--keep", help="last:3, every:10, steps:0,500, newer:30d, runs:best-*, reduction:pooled …"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what would be freed, and free nothing.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Free the arrays of checkpoints that no --keep names; the ledger stays."""
+    from stratascope.command_line import stores
+
+    stores.prune(store, keep or [], dry_run, as_json)
+
+
+@application.command()
 def deploy(
     config: Config,
     cron: Annotated[

@@ -1,4 +1,4 @@
-"""The commands that only read a store: metrics, history, report, verify."""
+"""The commands that need a store and nothing else: metrics, history, report, prune, verify."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from stratascope.command_line.printing import error_console, human_seconds, print_json, print_table
+from stratascope.command_line.printing import error_console, human_bytes, human_seconds, print_json, print_table
 from stratascope.errors import ConfigurationError, StoreError, did_you_mean
 from stratascope.storage.store import Store
 
@@ -95,6 +95,24 @@ def report(path: Path, zip_file: Path | None) -> int:
     if zip_file is not None:
         print(f"zip: {build.zip_report(place, zip_file.absolute())}")
     return 0
+
+
+def prune(path: Path, keep: list[str], dry_run: bool, as_json: bool) -> None:
+    """Free what no rule keeps, and tell how much that was."""
+    from dataclasses import asdict
+
+    from stratascope.storage.pruning import parse_rule
+    from stratascope.storage.pruning import prune as prune_store
+
+    rules = [parse_rule(text) for text in keep]
+    done = prune_store(_open(path), rules, dry_run)
+    if as_json:
+        print_json({"schema": 1, "dry_run": dry_run, **asdict(done)})
+        return
+    for run, steps in done.steps.items():
+        print(f"{run}: {len(steps)} checkpoint(s), {len(done.kept[run])} kept whole")
+    verb = "would be freed" if dry_run else "freed"
+    print(f"{human_bytes(done.bytes)} in {done.files} file(s) {verb}; ledger and history stay")
 
 
 def verify(path: Path, as_json: bool) -> int:
