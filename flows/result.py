@@ -114,7 +114,7 @@ def conclude(
 
 def _nothing_to_check() -> CheckOutcome:
     """Before a training has written its first checkpoint there is nothing to judge, and nothing amiss."""
-    reason = "there is no checkpoint to audit yet: nothing was checked"
+    reason = "there is no checkpoint to audit: nothing was checked"
     return CheckOutcome("no-checkpoint", "", "", "", -1, "info", math.nan, "", reason)
 
 
