@@ -221,10 +221,7 @@ def config(tmp_path_factory) -> Path:
     (tmp_path / "audit.yaml").write_text(yaml.safe_dump(settings))
     impossible = {"name": "impossible", "metric": "accuracy", "min": 1.1, "severity": "fail"}
     (tmp_path / "strict.yaml").write_text(yaml.safe_dump({**settings, "checks": [impossible]}))
-    # A folder that a training is going to fill, and a training.
-    empty = {**settings["runs"][0], "checkpoints": "nothing/step-*.safetensors"}
-    settings |= {"store": "watched", "runs": [empty], "checks": [{**impossible, "min": 0.1}]}
-    (tmp_path / "watching.yaml").write_text(yaml.safe_dump(settings))
+    # And a training, for the study.
     training = {
         "name": "mlp", "directory": "trained", "model": model, "batch_size": 256, "stop": {"steps": 2},
         "train": {"dataset": "digits", "split": "train", "role": "train"},
@@ -271,6 +268,10 @@ def test_deploy_registers_the_audit_once_however_often_it_is_called(installation
 def test_the_schedule_starts_an_audit_that_a_worker_does(installation: Installation, config: Path):
     import pandas
 
+    registered = installation.stratascope(
+        "deploy", str(config), "--cron", "* * * * *", "--watch", "--set", "settle=0"
+    )
+    assert registered.returncode == 0, registered.stderr
     installation.prefect(
         "deploy",
         "--all",
@@ -279,26 +280,10 @@ def test_the_schedule_starts_an_audit_that_a_worker_does(installation: Installat
         STRATASCOPE_CONFIG=str(config),
         STRATASCOPE_TRAIN=str(config.parent / "train.yaml"),
     )
-    installation.prefect(
-        "deployment",
-        "schedule",
-        "create",
-        "audit/nightly",
-        "--cron",
-        "* * * * *",
-        "--timezone",
-        "UTC",
-        "--replace",
-        "-y",
-    )
-    deployment = installation.deployment("nightly")
-    assert deployment["entrypoint"] == "stratascope.flows.audit:audit"
-    assert deployment["parameters"] == {"config": str(config)}
-    assert [entry["schedule"]["cron"] for entry in deployment["schedules"]] == ["* * * * *"]
-    watching = installation.stratascope(
-        "deploy", str(config.parent / "watching.yaml"), "--watch", "--cron", "0 0 1 1 *"
-    )
-    assert watching.returncode == 0, watching.stderr
+    deployment = installation.deployment("audit")
+    nightly = installation.deployment("nightly")
+    assert nightly["entrypoint"] == "stratascope.flows.audit:audit"
+    assert nightly["parameters"] == {"config": str(config)}
     installation.start("worker", "start", "--pool", "local-pool", "--name", "one")
 
     # The clock starts a run. One that is asked for meanwhile is turned away; the work goes on undisturbed.
@@ -341,18 +326,13 @@ def test_the_schedule_starts_an_audit_that_a_worker_does(installation: Installat
     # A check that fails makes a failed run, whose state tells why.
     installation.prefect("deployment", "schedule", "pause", "--all")
     until(lambda: all(run["end_time"] for run in installation.audits()), "no run is at work")
-    strict = installation.ask(
-        f"deployments/{deployment['id']}/create_flow_run",
-        state={"type": "SCHEDULED"},
-        parameters={"config": str(config.parent / "strict.yaml")},
-    )
-    failed = until(lambda: finished(strict["id"]), "the strict audit is over")
+    strict = installation.begin("nightly", config=str(config.parent / "strict.yaml"))
+    failed = until(lambda: finished(strict), "the strict audit is over")
     assert failed["state_type"] == "FAILED"
     assert failed["state"]["message"].startswith("verdict fail")
 
     # The other deployments do what they are for: each runs once.
     wanted_runs: dict[str, dict[str, Any]] = {
-        "watching": {},
         "backfill": {"overrides": ["store=backfilled", "analyses={outputs: {}}"], "first": 2},
         "weekly": {"overrides": ["store=studied", "runs.0.checkpoints=trained", "analyses={outputs: {}}"]},
     }
@@ -362,7 +342,6 @@ def test_the_schedule_starts_an_audit_that_a_worker_does(installation: Installat
         ended[name] = until(lambda run=begun: installation.ended(run), f"{name} is over")
     for name, run in ended.items():
         assert run["state_type"] == "COMPLETED", (name, run["state"]["message"])
-    assert ended["watching"]["state"]["message"].startswith("verdict info")
     backfilled = [
         json.loads(path.read_bytes()) for path in sorted((config.parent / "backfilled/audits").iterdir())
     ]

@@ -8,10 +8,9 @@ import pandas as pd
 import pytest
 
 from stratascope import open_store
-from stratascope.storage.pruning import parse_rule, prune
 from stratascope.storage.store import Store
 from stratascope.storage.verification import verify
-from tests.conftest import Workplace
+from tests.conftest import Workplace, stratascope
 from tests.flows.without_workers import audit_here
 
 EMBEDDING = "series/small/embedding/probe/fc2:input/pca_2d"
@@ -73,7 +72,13 @@ def test_pruned_arrays_are_missed_by_no_audit_and_come_back_when_asked_for(place
     store = Store.open(place.store)
     kept = {step: store.array(f"runs/small/{step:012d}/activations/probe/fc1/pooled") for step in range(4)}
     embedded = store.array(EMBEDDING)
-    prune(store, [parse_rule("last:2")])
+    told = stratascope("prune", place.store, "--keep", "last:2", "--dry-run")
+    assert (told.code, "2 checkpoint(s), 2 kept whole" in told.out) == (0, True), told.err
+    assert "would be freed" in told.out
+    freed = stratascope("prune", place.store, "--keep", "last:2", "--json").json
+    assert freed["steps"] == {"small": [0, 1]}
+    assert freed["bytes"] > 0
+    assert stratascope("prune", place.store, "--keep", "latest:2").code == 2
     result, outcomes, _ = audit_here(place.config)
     assert {item.status for item in outcomes} == {"cached"}
     assert (store.array(EMBEDDING) == embedded).all()
