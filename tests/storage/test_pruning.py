@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +170,16 @@ def test_what_is_no_rule_is_refused_with_all_that_are(text: str):
 def test_nothing_is_freed_without_a_rule(store: Store):
     with pytest.raises(ConfigurationError, match="--keep"):
         prune(store, [])
+
+
+def test_what_somebody_is_at_work_on_is_waited_for(store: Store):
+    unit = Unit("checkpoint", "a", 0, "capture")
+    with ThreadPoolExecutor(1) as pool:
+        with store.claim(unit):
+            pruning_it = pool.submit(prune, store, [parse_rule("last:1"), parse_rule("runs:b")])
+            # All others may go meanwhile; the claimed one must not.
+            time.sleep(1.0)
+            assert not pruning_it.done()
+            assert lost_arrays(store.manifest(unit)) == set()
+        assert pruning_it.result(timeout=60).steps == {"a": list(range(0, 70, 10))}
+    assert set(arrays_of(store)) == {70}
