@@ -41,6 +41,7 @@ from stratascope.flows.progress import listen, tell
 from stratascope.flows.result import AuditResult, conclude, fresh_checkpoints, outcome_without_work
 from stratascope.storage.attempts import forget_deaths
 from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
+from stratascope.storage.pruning import finish_pruning
 from stratascope.storage.store import Store
 from stratascope.tasks import preview, units
 from stratascope.tasks.analysis import named
@@ -48,6 +49,7 @@ from stratascope.tasks.checks.filing import Judgement, judge_store
 from stratascope.tasks.limits import Limits
 from stratascope.tasks.report import build
 from stratascope.tasks.report.drawing import report_unit
+from stratascope.tasks.units import is_done
 
 _SETTINGS: dict[str, Any] = {"cache_policy": NO_CACHE, "retries": 0, "log_prints": False}
 read_file = Task(units.read_file, name="read-checkpoint", **_SETTINGS)
@@ -124,6 +126,7 @@ def audit_on_workers(config: str, overrides: list[str], rehash: bool, max_second
     started = time.time()
     store.sweep()
     forget_deaths(store)
+    finish_pruning(store)
     found = survey(settings, path.parent, store, rehash)
     at_once = _AT_ONCE * await_workers(settings.cluster)
     work = Work(
@@ -250,7 +253,7 @@ def _compute_series(plan: Plan, found: Survey, todo: set[Any], work: Work) -> No
         work.postponed += [item for item in plan.series if item.unit in todo]
         return
     plan.series = later_units_of_stored(found, plan)
-    wanted = [item for item in plan.series if not found.store.is_current(item.unit, item.identity)]
+    wanted = [item for item in plan.series if not is_done(found.store, item)]
     wanted_units = {item.unit for item in wanted}
     work.outcomes += [units.Outcome(item.unit, "cached") for item in plan.series if item.unit not in wanted_units]
     _collect([(item, _submit(item, [], work.limits)) for item in wanted], work, len(todo) - len(wanted), len(todo))

@@ -24,6 +24,8 @@ from stratascope.tasks.limits import Limits
 from stratascope.tasks.report.spec import ReportSpec
 
 LOSSES = ("cross_entropy", "mse", "mae")
+WATCHING_SETTLE = 60.0
+"""Seconds for which a file must have been left alone, where `watch` is set and `settle` is not given."""
 
 
 class AuditConfig(BaseModel):
@@ -48,6 +50,10 @@ class AuditConfig(BaseModel):
     report: ReportSpec = ReportSpec()
     settle: float = Field(default=0.0, ge=0)
     """A file that changed within so many seconds is left for the next audit."""
+    pruned: Literal["leave", "recompute"] = "leave"
+    """Whether arrays that `stratascope prune` freed are computed again where the checkpoint is there."""
+    watch: bool = False
+    """A training is still writing: `settle` is 60 unless it is given, and no checkpoint need be there yet."""
 
     @field_validator("loss")
     @classmethod
@@ -79,6 +85,11 @@ class AuditConfig(BaseModel):
             if "probes" in values:
                 raise ValueError("give `probe` or `probes`, not both")
             values["probes"] = {"probe": values.pop("probe")}
+        if isinstance(values, dict) and values.get("watch") is True:
+            runs = values.get("runs")
+            if isinstance(runs, list):
+                runs = [{"allow_empty": True, **run} if isinstance(run, dict) else run for run in runs]
+            values = {"settle": WATCHING_SETTLE, **values, "runs": runs}
         return values
 
     @model_validator(mode="after")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ from typing import Any
 from stratascope.flows.alerts import tell_changes
 from stratascope.flows.config import AuditConfig, load_config
 from stratascope.flows.plan import Plan, Survey, is_up_to_date, make_plan, report_identity, store_folder, survey
-from stratascope.storage.audits import latest_audit, read_audits, write_audit
+from stratascope.storage.audits import latest_audit, newest_first, repeated, write_audit, write_repeat
 from stratascope.storage.store import Store
 from stratascope.storage.units import Unit
 from stratascope.tasks.checks.ci_output import AuditSummary
+from stratascope.tasks.checks.evaluate import Outcome as CheckOutcome
 from stratascope.tasks.checks.filing import Judgement
 from stratascope.tasks.units import Assignment, Outcome
 
 SCHEMA = 1
+OUT_OF_TIME = "the time was up; the next audit goes on"
 
 
 @dataclass
@@ -90,22 +93,23 @@ def conclude(
         for file in listing.checkpoints:
             key = (run, file.step or 0)
             status = "deferred" if key in late or key in changed else "computed" if key in computed else "cached"
-            reason = "the time was up; the next audit goes on" if key in late else changed.get(key, "")
+            reason = OUT_OF_TIME if key in late else changed.get(key, "")
+            if not reason and Unit("checkpoint", *key, "capture") in plan.lost:
+                reason = "its arrays were pruned; `--set pruned=recompute` computes them again"
             reason = failed.get(key, reason)
             checkpoints.append(_entry(run, file.step, file.path, status, reason))
         checkpoints += [_entry(run, file.step, file.path, "duplicate", "") for file in listing.duplicates]
-        checkpoints += [
-            _entry(run, None, file.path, "deferred", "no step can be told from it; it is not audited")
-            for file in listing.stepless
-        ]
+    checkpoints += _stepless(plan)
     checkpoints += [
         _entry(run, file.step, file.path, status, reason) for run, file, status, reason in plan.rejected
     ]
-    checkpoints += gone(found, plan)
+    checkpoints += [_entry(item.run, item.step, item.file, "gone", item.reason) for item in plan.gone]
     problems = [item.reason for item in outcomes if item.status == "failed"]
     if isinstance(judged, BaseException):
         problems.append(f"the checks could not be evaluated: {judged!r}")
         judged = Judgement("error", (), ())
+    elif not plan.chains:
+        judged = _nothing_to_check()
     result = AuditResult(
         store=str(found.store.path),
         report=str(found.store.path / "report" / "index.html"),
@@ -120,11 +124,24 @@ def conclude(
         seconds=round(seconds, 3),
     )
     analyses = {name: options.model_dump(mode="json") for name, options in found.analyses.items()}
-    _tell_and_record(found, result, {"plan": report_identity(plan, found), "analyses": analyses})
+    more = {
+        "plan": report_identity(plan, found), "analyses": analyses, "title": result.title, "seconds": result.seconds,
+        "conditions": result.conditions,
+    }  # fmt: skip
+    _tell_and_record(found, result, lambda record: write_audit(found.store, {**result.as_json(), **record}), more)
     return result
 
 
-def _tell_and_record(found: Survey, result: AuditResult, more: dict[str, Any]) -> None:
+def _nothing_to_check() -> Judgement:
+    """Before a training has written its first checkpoint there is nothing to judge, and nothing amiss."""
+    reason = "there is no checkpoint to audit: nothing was checked"
+    outcome = CheckOutcome("no-checkpoint", "", "", "", -1, "info", math.nan, "", reason)
+    return Judgement("info", (asdict(outcome),), ())
+
+
+def _tell_and_record(
+    found: Survey, result: AuditResult, write: Callable[[dict[str, Any]], Any], more: dict[str, Any]
+) -> None:
     """Tell what has changed since the last audit, and write this one into the history; one audit at a time."""
     about = {"title": result.title, "store": result.store, "report": result.report, "verdict": result.verdict}
     with found.store.claim(Unit("report", "", -1, "alerts")):
@@ -132,16 +149,7 @@ def _tell_and_record(found: Survey, result: AuditResult, more: dict[str, Any]) -
             found.config.alerts, latest_audit(found.store), result.conditions, result.checks, about
         )
         result.alerts = told.alerts
-        record = {
-            **result.as_json(),
-            **more,
-            "title": result.title,
-            "seconds": result.seconds,
-            "conditions": result.conditions,
-            "states": told.states,
-            "alert_memory": told.memory,
-        }
-        write_audit(found.store, record)
+        write({**more, "alerts": told.alerts, "states": told.states, "alert_memory": told.memory})
 
 
 def fresh_checkpoints(outcomes: Sequence[Outcome]) -> frozenset[tuple[str, int]]:
@@ -154,54 +162,52 @@ def outcome_without_work(config: Path, overrides: Sequence[str] = (), rehash: bo
 
     Neither Prefect, Dask nor torch is imported for it. Raises ConfigurationError, StoreError.
     """
+    started = time.time()
     settings: AuditConfig = load_config(config, overrides)
     store = Store.open(store_folder(settings, config.parent), create=True)
     found = survey(settings, config.parent, store, rehash)
     if found.unread or found.unknown_probes:
         return None
     plan = make_plan(found)
-    return repeat(found, plan) if is_up_to_date(plan, found) else None
+    return repeat(found, plan, started) if is_up_to_date(plan, found) else None
 
 
-def repeat(found: Survey, plan: Plan) -> AuditResult | None:
+def repeat(found: Survey, plan: Plan, started: float) -> AuditResult | None:
     """The outcome of an audit that found nothing to do, from the record of the one before; None without one."""
     identity = report_identity(plan, found)
-    earlier = next((item for item in reversed(read_audits(found.store)) if item.get("plan") == identity), None)
+    earlier = next((item for item in newest_first(found.store) if item.get("plan") == identity), None)
     if earlier is None:
         return None
-    checkpoints = [
-        item | {"status": "cached"} if item["status"] == "computed" else item for item in earlier["checkpoints"]
-    ]
+    deferred = [
+        _entry(run, file.step, file.path, status, reason)
+        for run, file, status, reason in plan.rejected
+        if status == "deferred"
+    ] + _stepless(plan)
     result = AuditResult(
         store=str(found.store.path),
         report=str(found.store.path / "report" / "index.html"),
         verdict=earlier["verdict"],
-        checkpoints=checkpoints,
+        checkpoints=[*repeated(earlier["checkpoints"]), *deferred],
         units={"computed": 0, "cached": len(plan.units()), "failed": 0},
         checks=earlier["checks"],
         # Nothing is new now, whatever was then.
         conditions=[item | {"fresh": {}} for item in earlier["conditions"]],
         title=earlier["title"],
     )
-    _tell_and_record(found, result, {key: earlier[key] for key in ("plan", "analyses")})
+    own: dict[str, Any] = {"units": result.units, "seconds": round(time.time() - started, 3)}
+    if deferred:
+        own["deferred"] = deferred
+    _tell_and_record(found, result, lambda record: write_repeat(found.store, earlier, **record), own)
     return result
 
 
-def gone(found: Survey, plan: Plan) -> list[dict[str, Any]]:
-    """What is stored of the configured runs and has no file any more: its results stay."""
-    known = {item.unit for chain in plan.chains for item in chain} | {
-        Unit("checkpoint", run, file.step, "capture")
+def _stepless(plan: Plan) -> list[dict[str, Any]]:
+    reason = "no step can be told from it; it is not audited"
+    return [
+        _entry(run, None, file.path, "deferred", reason)
         for run, listing in plan.listings.items()
-        for file in listing.unselected
-        if file.step is not None
-    }
-    entries = []
-    for unit, manifest in found.store.manifests().items():
-        if unit.analysis == "capture" and unit.run in plan.listings and unit not in known:
-            file = next(iter(manifest.recorded.get("files", ())), "")
-            if not Path(file).exists():
-                entries.append(_entry(unit.run, unit.step, file, "gone", "the file is gone; its results are kept"))
-    return entries
+        for file in listing.stepless
+    ]
 
 
 def _entry(run: str, step: int | None, path: Any, status: str, reason: str) -> dict[str, Any]:

@@ -38,6 +38,16 @@ class FileMemory:
         except (OSError, ValueError, KeyError):
             return None
 
+    def recall_gone(self, path: Path, identity: str) -> dict[str, Any] | None:
+        """The facts remembered of `path` under `identity` although it is gone; None where it is there, or unknown."""
+        try:
+            if path.exists():
+                return None
+            facts: dict[str, Any] = unsealed(self._place(path, identity).read_bytes())["facts"]
+            return facts
+        except (OSError, ValueError, KeyError):
+            return None
+
     def remember(
         self, path: Path, identity: str, facts: dict[str, Any], state: list[list[Any]] | None = None
     ) -> None:

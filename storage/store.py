@@ -90,6 +90,11 @@ class Store:
 
         return [item.unit for item in indexed_units(self.path)]
 
+    def captured_steps(self, run: str) -> list[int]:
+        """The steps of `run` that have a capture, ascending, without a look into their manifests."""
+        found = (self.path / "manifests" / run).glob("*/capture.json")
+        return sorted(int(path.parent.name) for path in found)
+
     def is_current(self, unit: Unit, identity: str) -> bool:
         """Whether `unit` is stored with this identity, its files are there with their sizes, and no damage is known."""
         manifest = self.manifest(unit)

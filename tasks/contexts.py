@@ -66,12 +66,13 @@ class Subject:
 
 @dataclass(frozen=True)
 class RejectedFile:
-    """A file that is quarantined, by its name; `step` -1 where none can be told."""
+    """A file that is quarantined, or gone, by its name; `step` -1 where none can be told."""
 
     run: str
     step: int
     name: str
     reason: str
+    status: str = "quarantined"
 
 
 @dataclass
@@ -162,7 +163,7 @@ class SeriesContext:
     steps: tuple[int, ...]
     facts: dict[int, dict[str, Any]] = field(default_factory=dict)
     rejected: tuple[RejectedFile, ...] = ()
-    """The run's files that cannot be audited."""
+    """The run's files that cannot be audited, and those that are gone since they were."""
 
     @property
     def run(self) -> str:

@@ -20,6 +20,7 @@ from stratascope.storage.digests import identity_of
 from stratascope.storage.file_memory import FileMemory, file_state
 from stratascope.storage.ledger import Row
 from stratascope.storage.probes import ProbeSpec, build_probe, probe_source_files, store_probe
+from stratascope.storage.pruning import PRUNED, is_pruned
 from stratascope.storage.store import Store, process_facts
 from stratascope.storage.units import Unit
 from stratascope.tasks.analysis import CaptureRequest, named
@@ -51,6 +52,10 @@ class Assignment:
     limits: Limits | None = None
     device: str = "cpu"
     """Where its network runs; no part of the identity, no more than the size of a batch."""
+    pruned: tuple[tuple[str, int], ...] = ()
+    """(run, step) of what it would read too, had its arrays not been pruned."""
+    restore: bool = False
+    """Whether what pruning took from this unit is computed again."""
 
     @property
     def subject(self) -> Subject:
@@ -129,7 +134,7 @@ def compute_unit(assignment: Assignment) -> Outcome:
     store = Store.open(assignment.subject.store_path)
     try:
         with store.claim(unit):
-            if store.is_current(unit, assignment.identity):
+            if is_done(store, assignment):
                 return Outcome(unit, "cached")
             started = time.time()
             work = f"{unit} {assignment.identity}"
@@ -172,6 +177,13 @@ def _note_damage(store: Store, assignment: Assignment) -> None:
     verify_units(store, read)
 
 
+def is_done(store: Store, assignment: Assignment) -> bool:
+    """Whether the unit is stored under its identity, and nothing is missing from it that is to be restored."""
+    if not store.is_current(assignment.unit, assignment.identity):
+        return False
+    return not (assignment.restore and is_pruned(store.manifest(assignment.unit)))
+
+
 def _capture(store: Store, assignment: Assignment, staged: Any) -> dict[str, Any]:
     from stratascope.tasks.capture.extract import extract
     from stratascope.tasks.intake.facts import open_network
@@ -197,24 +209,50 @@ def _analyse(store: Store, assignment: Assignment, staged: Any) -> None:
     if reads_layers and store.manifest(Unit("checkpoint", unit.run, unit.step, "capture")) is None:
         raise AnalysisError("the layers that it reads could not be captured.")
     options = analysis.options.model_validate(assignment.options)
-    context = _context(store, assignment)
+    if assignment.pruned:
+        # With this mark, `pruned: recompute` computes the unit too.
+        staged.recorded[PRUNED] = {"lost": [], "left_out": [list(place) for place in assignment.pruned]}
     try:
-        findings = analysis.compute(context, options)
+        if assignment.pruned and (unit.scope == "checkpoint" or not assignment.files):
+            raise DoesNotApply(_pruned_reason(assignment))
+        findings = analysis.compute(_context(store, assignment), options)
     except DoesNotApply as reason:
         rows = [Row(metric.name, status="does_not_apply", reason=str(reason)) for metric in analysis.metrics]
         staged.write_rows(rows)
         return
     units = {metric.name: metric.unit for metric in analysis.metrics}
-    staged.write_rows([row if row.unit else replace(row, unit=units.get(row.metric, "")) for row in findings.rows])
+    rows = [row if row.unit else replace(row, unit=units.get(row.metric, "")) for row in findings.rows]
+    left_out = [
+        Row(
+            analysis.metrics[0].name,
+            run=run,
+            step=step,
+            status="does_not_apply",
+            reason=_pruned_reason(assignment),
+        )
+        for run, step in assignment.pruned
+    ]
+    staged.write_rows(rows + left_out)
     for path, array in findings.arrays.items():
         staged.write_array(path, array)
+
+
+def _pruned_reason(assignment: Assignment) -> str:
+    steps = [str(step) for _, step in assignment.pruned]
+    named_steps = f"step {steps[0]}" if len(steps) == 1 else f"steps {', '.join(steps[:8])}"
+    more = f" and {len(steps) - 8} more" if len(steps) > 8 else ""
+    return (
+        f"the layers of {assignment.unit.run} at {named_steps}{more} were pruned; `stratascope audit CONFIG --set "
+        "pruned=recompute` captures them again as long as the checkpoints are there."
+    )
 
 
 def _context(store: Store, assignment: Assignment) -> CheckpointContext | SeriesContext | CohortContext:
     unit, memory = assignment.unit, FileMemory(store)
 
     def facts(subject: Subject, file: CheckpointFile) -> dict[str, Any]:
-        known = memory.recall(file.path, facts_identity(subject.source))
+        identity = facts_identity(subject.source)
+        known = memory.recall(file.path, identity) or memory.recall_gone(file.path, identity)
         if known is None:
             raise DeferredCheckpointError(
                 f"{file.path.name} has changed since this audit began: it is left for the next one."

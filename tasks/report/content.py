@@ -39,9 +39,10 @@ class Content:
 
     store: Store
     audits: list[dict[str, Any]] = field(init=False)
+    """The records of the latest audit and of the one before."""
 
     def __post_init__(self) -> None:
-        self.audits = read_audits(self.store)
+        self.audits = read_audits(self.store, last=2)
 
     @property
     def audit(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from stratascope.storage.names import encode_path_part
 from stratascope.tasks.checks.suites import REASONS
 from stratascope.tasks.report.check_history import past_audits, runs_of
 from stratascope.tasks.report.content import LEVELS, VERDICTS, Content, grouped, tally
+from stratascope.tasks.report.past_audits import history_page, moment
 from stratascope.tasks.report.text import counted, plain_step, visible
 
 KINDS = {"runs": "Runs", "analyses": "Analyses", "layers": "Layers", "checks": "Checks"}
@@ -59,7 +60,8 @@ def shared(content: Content) -> dict[str, Any]:
 def all_pages(content: Content) -> dict[str, tuple[str, Callable[[], dict[str, Any]]]]:
     """Every page with its template and what makes its variables."""
     pages: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
-        "index.html": ("overview.html", lambda: _overview(content))
+        "index.html": ("overview.html", lambda: _overview(content)),
+        "history.html": ("history.html", lambda: history_page(content.store)),
     }
     makers = {
         "runs": ("run.html", _run), "analyses": ("analysis.html", _analysis), "layers": ("layer.html", _layer),
@@ -92,7 +94,7 @@ def _overview(content: Content) -> dict[str, Any]:
         "verdict": verdict,
         "sign": sign,
         "sentence": sentence,
-        "finished": _moment(content.audit.get("finished", "")),
+        "finished": moment(content.audit.get("finished", "")),
         "key_numbers": content.key_numbers(),
         "changes": content.changes(),
         "failures": content.audit.get("failures", []),
@@ -106,11 +108,6 @@ def _overview(content: Content) -> dict[str, Any]:
         "columns": content.number_columns(table),
         "left_out": len(content.checkpoint_table) - len(table),
     }
-
-
-def _moment(stamp: str) -> str:
-    """2026-11-24T21:29:16Z as 2026-11-24 21:29 UTC."""
-    return f"{stamp[:10]} {stamp[11:16]} UTC" if len(stamp) >= 16 else stamp
 
 
 def _most_notable(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -233,7 +230,7 @@ def _check(content: Content, name: str) -> dict[str, Any]:
         "problems": grouped(raised),
         "runs": runs_of(content.rows, name),
         "past": [
-            entry | {"from": _moment(entry["from"]), "to": _moment(entry["to"])}
+            entry | {"from": moment(entry["from"]), "to": moment(entry["to"])}
             for entry in past_audits(content.audits, name)
         ],
         "levels": list(LEVELS),

@@ -133,11 +133,16 @@ def metrics(
 
 
 @application.command()
-def history(store: StorePath, as_json: Json = False, debug: Debug = False) -> None:
-    """Past audits: when, what was new, verdict."""
+def history(
+    store: StorePath,
+    last: Annotated[int | None, typer.Option("--last", min=1, help="Only so many, the latest ones.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Past audits: when, what was new, what changed, verdict."""
     from stratascope.command_line import stores
 
-    stores.history(store, as_json)
+    stores.history(store, last, as_json)
 
 
 @application.command()
@@ -158,6 +163,50 @@ def verify(store: StorePath, as_json: Json = False, debug: Debug = False) -> int
     from stratascope.command_line import stores
 
     return stores.verify(store, as_json)
+
+
+@application.command()
+def prune(
+    store: StorePath,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option("--keep", help="last:3, every:10, steps:0,500, newer:30d, runs:best-*, reduction:pooled …"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what would be freed, and free nothing.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Free the arrays of checkpoints that no --keep names; the ledger stays."""
+    from stratascope.command_line import stores
+
+    stores.prune(store, keep or [], dry_run, as_json)
+
+
+@application.command()
+def deploy(
+    config: Config,
+    cron: Annotated[
+        str | None, typer.Option("--cron", help="When; default every night at 3:00, with --watch every 5 minutes.")
+    ] = None,
+    timezone: Annotated[str, typer.Option("--timezone", help="Of the schedule, such as Europe/Berlin.")] = "UTC",
+    watch: Annotated[
+        bool, typer.Option("--watch", help="A training is still writing: new files must rest for a minute first.")
+    ] = False,
+    name: Annotated[str | None, typer.Option("--name", help="Default: the name of the file.")] = None,
+    work_pool: Annotated[str, typer.Option("--work-pool", help="Made where it is missing.")] = "local-pool",
+    remove: Annotated[bool, typer.Option("--remove", help="Take the registration back.")] = False,
+    overrides: Set = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Register a scheduled audit with a Prefect server that lasts."""
+    from stratascope.command_line import scheduling
+    from stratascope.flows.deploy import wish_of
+
+    wish = wish_of(config, name, work_pool, cron, timezone, watch, overrides or [])
+    scheduling.deploy(wish, remove, as_json)
 
 
 @application.command()

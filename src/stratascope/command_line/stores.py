@@ -1,12 +1,11 @@
-"""The commands that only read a store: metrics, history, report, verify."""
+"""The commands that need a store and nothing else: metrics, history, report, prune, verify."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
-from stratascope.command_line.printing import error_console, print_json, print_table
+from stratascope.command_line.printing import error_console, human_bytes, human_seconds, print_json, print_table
 from stratascope.errors import ConfigurationError, StoreError
 from stratascope.storage.store import Store
 
@@ -49,36 +48,26 @@ def metrics(path: Path, wanted: dict[str, str], step: int | None, form: str) -> 
             )
 
 
-def history(path: Path, as_json: bool) -> None:
-    """Past audits, oldest first."""
-    from stratascope.storage.audits import read_audits
+def history(path: Path, last: int | None, as_json: bool) -> None:
+    """Past audits, oldest first: when, how long, what was new, what changed, the verdict."""
+    from stratascope.storage.history import read_history
+    from stratascope.tasks.report.past_audits import folded
 
-    records = read_audits(_open(path))
-    entries: list[dict[str, Any]] = [
-        {
-            "finished": record["finished"],
-            "verdict": record["verdict"],
-            "units": record["units"],
-            "new": [f"{item['run']} step {item['step']}" for item in record["checkpoints"] if item["status"] == "computed"],
-            "raised": sorted({item["name"] for item in record["checks"]}),
-        }
-        for record in records
-    ]  # fmt: skip
+    entries = read_history(_open(path), last)
     if as_json:
         print_json({"schema": 1, "audits": entries})
         return
     rows = [
         (
-            item["finished"],
-            item["verdict"],
-            len(item["new"]),
-            item["units"]["computed"],
-            item["units"]["failed"],
-            ", ".join(item["raised"]),
+            f"{row['first']} – {row['last']}" if row["count"] > 1 else row["last"],
+            f"{row['count']} audits" if row["count"] > 1 else human_seconds(row["seconds"]),
+            row["new"] or "",
+            " ".join(row["sentences"]),
+            row["verdict"],
         )
-        for item in entries
+        for row in folded(entries)
     ]
-    print_table("", ("finished", "verdict", "new checkpoints", "units computed", "failed", "checks raised"), rows)
+    print_table("", ("audited (UTC)", "took", "new", "what changed", "verdict"), rows)
 
 
 def report(path: Path, zip_file: Path | None) -> int:
@@ -89,7 +78,7 @@ def report(path: Path, zip_file: Path | None) -> int:
     from stratascope.tasks.report.drawing import report_unit
 
     store = _open(path)
-    audits = read_audits(store)
+    audits = read_audits(store, last=1)
     if not audits:
         raise ConfigurationError(f"{path} has not been audited yet: there is nothing to draw.")
     analyses = audits[-1]["analyses"]
@@ -110,6 +99,24 @@ def report(path: Path, zip_file: Path | None) -> int:
     if zip_file is not None:
         print(f"zip: {build.zip_report(place, zip_file.absolute())}")
     return 0
+
+
+def prune(path: Path, keep: list[str], dry_run: bool, as_json: bool) -> None:
+    """Free what no rule keeps, and tell how much that was."""
+    from dataclasses import asdict
+
+    from stratascope.storage.pruning import parse_rule
+    from stratascope.storage.pruning import prune as prune_store
+
+    rules = [parse_rule(text) for text in keep]
+    done = prune_store(_open(path), rules, dry_run)
+    if as_json:
+        print_json({"schema": 1, "dry_run": dry_run, **asdict(done)})
+        return
+    for run, steps in done.steps.items():
+        print(f"{run}: {len(steps)} checkpoint(s), {len(done.kept[run])} kept whole")
+    verb = "would be freed" if dry_run else "freed"
+    print(f"{human_bytes(done.bytes)} in {done.files} file(s) {verb}; ledger and history stay")
 
 
 def verify(path: Path, as_json: bool) -> int:
