@@ -103,9 +103,12 @@ def conclude(
     ]
     checkpoints += gone(found, plan)
     problems = [item.reason for item in outcomes if item.status == "failed"]
+    plan_identity = report_identity(plan, found)
     if isinstance(judged, BaseException):
         problems.append(f"the checks could not be evaluated: {judged!r}")
         judged = Judgement("error", (), ())
+        # The next audit judges anew, even where it finds nothing else to do.
+        plan_identity = ""
     result = AuditResult(
         store=str(found.store.path),
         report=str(found.store.path / "report" / "index.html"),
@@ -120,7 +123,7 @@ def conclude(
         seconds=round(seconds, 3),
     )
     analyses = {name: options.model_dump(mode="json") for name, options in found.analyses.items()}
-    _tell_and_record(found, result, {"plan": report_identity(plan, found), "analyses": analyses})
+    _tell_and_record(found, result, {"plan": plan_identity, "analyses": analyses})
     return result
 
 
