@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as parquet
-from measuring import summary, write_results
+from measuring import measured, summary, write_results
 
 from stratascope.storage.ledger import COLUMNS, read_files
 from stratascope.tasks.checks.evaluate import evaluate
@@ -60,18 +60,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.parquet"
         count = ledger(path, options.steps, 50, 30)
-        reading, judging, raised = [], [], 0
+        reading, judging = [], []
+        kept: dict[str, Any] = {}
+
+        def read() -> None:
+            kept["rows"] = read_files([path])
+
+        def judge() -> None:
+            kept["found"] = evaluate(kept["rows"], checks)
+
         for _ in range(options.rounds):
-            begin = time.perf_counter()
-            rows = read_files([path])
-            middle = time.perf_counter()
-            found = evaluate(rows, checks)
-            reading.append(middle - begin)
-            judging.append(time.perf_counter() - middle)
-            raised = len(found.raised)
-    rounds = [{"read": one, "judge": other} for one, other in zip(reading, judging, strict=True)]
-    content = {"rows": count, "conditions": len(found.conditions), "raised": raised, "rounds": options.rounds}
-    write_results("checks", content | {f"{key}_seconds": summary(rounds, key) for key in ("read", "judge")})
+            reading.append(measured(read))
+            judging.append(measured(judge))
+    found = kept["found"]
+    content: dict[str, Any] = {
+        "rows": count, "conditions": len(found.conditions), "raised": len(found.raised), "rounds": options.rounds,
+    }  # fmt: skip
+    for name, runs in (("read", reading), ("judge", judging)):
+        content[name] = {key: summary(runs, key) for key in ("seconds", "processor_seconds", "peak_bytes")}
+    write_results("checks", content)
 
 
 if __name__ == "__main__":

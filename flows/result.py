@@ -105,9 +105,12 @@ def conclude(
     ]
     checkpoints += [_entry(item.run, item.step, item.file, "gone", item.reason) for item in plan.gone]
     problems = [item.reason for item in outcomes if item.status == "failed"]
+    plan_identity = report_identity(plan, found)
     if isinstance(judged, BaseException):
         problems.append(f"the checks could not be evaluated: {judged!r}")
         judged = Judgement("error", (), ())
+        # The next audit judges anew, even where it finds nothing else to do.
+        plan_identity = ""
     elif not plan.chains:
         judged = _nothing_to_check()
     result = AuditResult(
@@ -125,7 +128,7 @@ def conclude(
     )
     analyses = {name: options.model_dump(mode="json") for name, options in found.analyses.items()}
     more = {
-        "plan": report_identity(plan, found), "analyses": analyses, "title": result.title, "seconds": result.seconds,
+        "plan": plan_identity, "analyses": analyses, "title": result.title, "seconds": result.seconds,
         "conditions": result.conditions,
     }  # fmt: skip
     _tell_and_record(found, result, lambda record: write_audit(found.store, {**result.as_json(), **record}), more)

@@ -93,7 +93,8 @@ class Change:
 
 
 State = dict[str, Any]
-"""`check`, `run`, `wanted` (metric and bound) and `levels`: the last outcomes of that check and run, latest last."""
+"""`check`, `run`, `wanted` (metric and bound), `levels` (the last outcomes of that check and run, latest last) and `worst`,
+the worst over all checkpoints."""
 Memory = dict[str, dict[str, dict[str, Any]]]
 """By alert, and by check and run, what was told last and when."""
 
@@ -101,35 +102,36 @@ Memory = dict[str, dict[str, dict[str, Any]]]
 def updated_states(known: Iterable[Mapping[str, Any]], conditions: Iterable[Mapping[str, Any]]) -> list[State]:
     """The state of each check and run after an audit, from those after the audit before and what came out now.
 
-    A state gets one more outcome where something new was judged: the worst over the checkpoints that are new. Where
-    nothing is new it stays, unless nothing at all is raised any more. A check that is new, or wants something else than
+    A state gets one more outcome where something new was judged: the worst over the checkpoints that are new, or over all
+    where that is worse than it was. Where nothing is new it stays, unless nothing at all is raised any more. A check that is new, or wants something else than
     before, begins with the worst over all checkpoints. What this audit did not judge stays as it was.
     """
     states = {(item["check"], item["run"]): dict(item) for item in known}
     for condition in conditions:
+        name, fresh = condition["name"], condition["fresh"]
         wanted = f"{condition['metric']} {condition['bound']}"
-        if "" not in condition["by_run"] and (condition["name"], "") in states and condition["by_run"]:
-            _add(states, condition["name"], "", wanted, "pass")
+        if "" not in condition["by_run"] and (name, "") in states and condition["by_run"]:
+            _add(states[name, ""], "pass", "pass")
         for run, counts in condition["by_run"].items():
             worst = max((level for level in counts if level != NOT_JUDGED), key=ORDER.index, default=None)
-            state = states.get((condition["name"], run))
+            state = states.get((name, run))
             if worst is None:
                 continue
             if state is None or state["wanted"] != wanted:
-                states.pop((condition["name"], run), None)
-                _add(states, condition["name"], run, wanted, worst)
-            elif run == "" or run in condition["fresh"]:
-                _add(states, condition["name"], run, wanted, condition["fresh"].get(run, worst))
+                state = states[name, run] = {"check": name, "run": run, "wanted": wanted, "levels": []}
+                _add(state, worst, worst)
+            elif ORDER.index(worst) > ORDER.index(state["worst"]):
+                _add(state, worst, worst)
+            elif run == "" or run in fresh:
+                _add(state, fresh.get(run, worst), worst)
             elif worst == "pass" and state["levels"][-1] != "pass":
-                _add(states, condition["name"], run, wanted, "pass")
+                _add(state, "pass", worst)
     return [states[key] for key in sorted(states)]
 
 
-def _add(states: dict[tuple[str, str], State], check: str, run: str, wanted: str, level: str) -> None:
-    before = states.get((check, run), {}).get("levels", [])
-    states[check, run] = {
-        "check": check, "run": run, "wanted": wanted, "levels": [*before, level][-MOST_IN_A_ROW:],
-    }  # fmt: skip
+def _add(state: State, level: str, worst: str) -> None:
+    state["levels"] = [*state["levels"], level][-MOST_IN_A_ROW:]
+    state["worst"] = worst
 
 
 def changes_to_tell(

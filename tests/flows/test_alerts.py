@@ -22,9 +22,20 @@ from tests.conftest import ENVIRONMENT, Workplace
 
 RECORD = {"title": "Nightly", "store": "/s", "report": "/s/report/index.html", "verdict": "fail"}
 FAILED = [
-    {"name": "finite", "metric": "m", "bound": "<= 0", "by_run": {"a": {"fail": 1}}, "fresh": {"a": "fail"}},
+    {"name": "finite", "metric": "m", "bound": "<= 0", "by_run": {"a": {"fail": 1}}, "fresh": {"a": "fail"},
+     "suite": "soundness", "severity": "fail", "counts": {"fail": 1}},
+]  # fmt: skip
+RAISED = [
+    {
+        "name": "finite",
+        "run": "a",
+        "outcome": "fail",
+        "step": 7,
+        "layer": "",
+        "value": 3.0,
+        "reason": "3 is above 0",
+    }
 ]
-RAISED = [{"name": "finite", "run": "a", "outcome": "fail", "step": 7, "layer": "", "reason": "3 is above 0"}]
 
 
 class Listener:
@@ -177,6 +188,8 @@ import json, sys
 from prefect import flow
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from stratascope.flows.alerts import tell_changes
+from stratascope.flows.artifacts import publish
+from stratascope.flows.result import AuditResult
 from stratascope.tasks.checks.alerting import AlertSpec
 conditions, raised, record, address = json.loads(sys.argv[1])
 CustomWebhookNotificationBlock(name="team", url=address, json_data={"text": "{{body}}", "title": "{{subject}}"}).save("team")
@@ -184,6 +197,8 @@ CustomWebhookNotificationBlock(name="team", url=address, json_data={"text": "{{b
 @flow
 def audit():
     alerts = [AlertSpec(name="block", block="custom-webhook/team"), AlertSpec(name="nobody", block="custom-webhook/nobody")]
+    about = {name: record[name] for name in ("store", "report", "verdict", "title")}
+    publish(AuditResult(checkpoints=[], units={}, checks=raised, conditions=conditions, **about), record["title"])
     return tell_changes(alerts, {}, conditions, raised, record)
 
 told = audit()
@@ -208,7 +223,7 @@ def test_prefect_hears_an_event_and_its_block_notifies(tmp_path: Path, listener)
             env=environment, cwd=tmp_path, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
 
-    def ask(path: str, **content) -> dict:
+    def ask(path: str, **content):
         request = urllib.request.Request(f"{address}/{path}", json.dumps(content).encode(), {"Content-Type": "application/json"})  # fmt: skip
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
@@ -235,6 +250,11 @@ def test_prefect_hears_an_event_and_its_block_notifies(tmp_path: Path, listener)
         assert resource["prefect.resource.id"] == "stratascope.check.a.finite"
         assert (resource["stratascope.run"], resource["stratascope.outcome"]) == ("a", "fail")
         assert event["payload"]["reason"] == "3 is above 0"
+        pages = {item["key"]: item["data"] for item in ask("artifacts/filter")}
+        (row,) = json.loads(pages["audit-checks"])
+        assert (row["name"], row["bound"], row["fail"]) == ("finite", "<= 0", 1)
+        assert "3 is above 0" in pages["audit-summary"]
+        assert pages["audit-report"].startswith("[report](file:///s/report")
     finally:
         os.killpg(server.pid, 15)
         try:

@@ -119,6 +119,15 @@ def test_patterns_narrow_the_checks_and_runs_that_are_told():
     assert told == [("a1", "raised", "fail")]
 
 
+def test_an_old_checkpoint_that_turns_out_bad_is_told():
+    """A checkpoint can be found misplaced once its neighbours are there."""
+    nights = Nights()
+    nights.new("pass")
+    assert nights.new("pass", worst="warn") == [("a", "raised", "warn")]
+    assert nights.new("pass", worst="warn") == [("a", "recovered", "pass")]
+    assert nights.audit(condition(a="fail")) == [("a", "raised", "fail")]
+
+
 def test_a_check_that_matches_nothing_is_told_and_recovers_when_it_does():
     nights = Nights()
     assert nights.audit(condition(_="error")) == [("", "raised", "error")]
