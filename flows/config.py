@@ -86,10 +86,11 @@ class AuditConfig(BaseModel):
                 raise ValueError("give `probe` or `probes`, not both")
             values["probes"] = {"probe": values.pop("probe")}
         if isinstance(values, dict) and values.get("watch") is True:
-            runs = values.get("runs")
-            if isinstance(runs, list):
-                runs = [{"allow_empty": True, **run} if isinstance(run, dict) else run for run in runs]
-            values = {"settle": WATCHING_SETTLE, **values, "runs": runs}
+            values = {"settle": WATCHING_SETTLE, **values}
+            if isinstance(values.get("runs"), list):
+                values["runs"] = [
+                    {"allow_empty": True, **run} if isinstance(run, dict) else run for run in values["runs"]
+                ]
         return values
 
     @model_validator(mode="after")
