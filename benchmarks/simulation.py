@@ -40,12 +40,18 @@ def outcome(workers: int, seconds: float, tasks: int, wall: float, processor: fl
 
 
 def quiet_dask() -> None:
-    """As `flows/cluster.py` sets it: no profiles, no chatter."""
+    """As `flows/cluster.py` sets it: no profiles, no chatter; and 200 monitors of one process do not watch it all the time."""
     import logging
 
     import dask
 
-    dask.config.set({"distributed.worker.profile.enabled": False, "distributed.logging.distributed": "CRITICAL"})
+    dask.config.set(
+        {
+            "distributed.worker.profile.enabled": False,
+            "distributed.logging.distributed": "CRITICAL",
+            "distributed.admin.system-monitor.interval": "30s",
+        }
+    )
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
 
 
@@ -132,7 +138,11 @@ def prefect() -> list[dict[str, float]]:
 
 def dask() -> list[dict[str, float]]:
     """All cases, each with a cluster of its own."""
-    return [dask_alone(*case) for case in DASK]
+    found = []
+    for case in DASK:
+        found.append(dask_alone(*case))
+        print(found[-1], file=sys.stderr, flush=True)
+    return found
 
 
 SECONDS = 5.0

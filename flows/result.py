@@ -85,7 +85,8 @@ def conclude(
         _entry(run, file.step, file.path, status, reason) for run, file, status, reason in plan.rejected
     ]
     checkpoints += gone(found, plan)
-    stored = [item.unit for item in plan.units() if found.store.manifest(item.unit) is not None]
+    committed = set(found.store.units())
+    stored = [item.unit for item in plan.units() if item.unit in committed]
     judged: list[CheckOutcome] = evaluate(found.store.rows(stored), found.config.checks)
     result = AuditResult(
         store=str(found.store.path),
@@ -168,9 +169,10 @@ def gone(found: Survey, plan: Plan) -> list[dict[str, Any]]:
         if file.step is not None
     }
     entries = []
-    for unit, manifest in found.store.manifests().items():
+    for unit in found.store.units():
         if unit.analysis == "capture" and unit.run in plan.listings and unit not in known:
-            file = next(iter(manifest.recorded.get("files", ())), "")
+            manifest = found.store.manifest(unit)
+            file = next(iter(manifest.recorded.get("files", ())), "") if manifest is not None else ""
             if not Path(file).exists():
                 entries.append(_entry(unit.run, unit.step, file, "gone", "the file is gone; its results are kept"))
     return entries
