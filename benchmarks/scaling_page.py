@@ -62,7 +62,7 @@ def probes() -> list[str]:
     lines = [
         "## A probe of a million samples",
         "",
-        f"Samples of 1 × 8 × 8 float32, kept as the audit keeps a probe, and read in batches of 256. `benchmarks/streaming.py`; {load_of(found)}.",
+        f"Samples of 1 × 16 × 16 float32, kept as the audit keeps a probe, and read in batches of 256. `benchmarks/streaming.py`; {load_of(found)}.",
         "",
         "| source, samples | MB of inputs | peak MB of the process | s to keep | s to read |",
         "|---|---|---|---|---|",

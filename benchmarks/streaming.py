@@ -2,7 +2,7 @@
 
     python benchmarks/streaming.py
 
-Samples are 1 × 8 × 8 float32, made by a map-style data set when they are asked for, and the same from a Zarr array.
+Samples are 1 × 16 × 16 float32, made by a map-style data set when they are asked for, and the same from a Zarr array.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Items:
     def __len__(self):
         return len(self.targets)
     def __getitem__(self, row):
-        return np.full((1, 8, 8), row, np.float32), self.targets[row]
+        return np.full((1, 16, 16), row, np.float32), self.targets[row]
 
 def items(count):
     return Items(count)
@@ -57,7 +57,7 @@ def case(source: str, count: int) -> dict[str, Any]:
         assert samples == count
         found["seconds to read"] = time.perf_counter() - begun
 
-    return {**measured(work), **found, "input bytes": 256 * count}
+    return {**measured(work), **found, "input bytes": 1024 * count}
 
 
 def make_zarr(count: int) -> None:
@@ -69,11 +69,11 @@ def make_zarr(count: int) -> None:
     place = WORK / "streaming" / f"data-{count}"
     ensure_group(place)
     writer = create_array(
-        place / "inputs", dims=("sample", "channel", "y", "x"), shape=(count, 1, 8, 8), dtype="float32"
+        place / "inputs", dims=("sample", "channel", "y", "x"), shape=(count, 1, 16, 16), dtype="float32"
     )
     for start in range(0, count, 10_000):
         rows = np.arange(start, start + 10_000, dtype=np.float32)
-        writer.append(np.broadcast_to(rows[:, None, None, None], (10_000, 1, 8, 8)))
+        writer.append(np.broadcast_to(rows[:, None, None, None], (10_000, 1, 16, 16)))
     writer.close()
 
 
