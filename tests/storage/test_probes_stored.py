@@ -301,7 +301,7 @@ def test_the_memory_of_a_streamed_probe_does_not_grow_with_its_samples(tmp_path,
 def test_a_source_that_gives_other_samples_when_it_is_read_again_is_refused(store, factory, monkeypatch):
     monkeypatch.setattr("stratascope.storage.probe_rows.HELD_BYTES", 0)
     monkeypatch.setattr("stratascope.storage.probe_rows.SLICE_BYTES", 9_000)
-    asked = "self.asked = getattr(self, 'asked', 0) + 1; i = i if self.asked < 60 else i + 1"
+    asked = "self.asked = getattr(self, 'asked', 0) + 1; i = i if self.asked < 60 else 0"
     with pytest.raises(ProbeError, match="other samples each time"):
         keep(store, factory(DRAWN % (50, asked)))
 

@@ -1,0 +1,207 @@
+"""Writes docs/scaling.md from the results that the benchmarks left.
+
+python benchmarks/scaling_page.py
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from page import FOLDER, result
+
+PAGE = FOLDER.parent / "docs" / "scaling.md"
+
+
+def load_of(found: dict[str, Any]) -> str:
+    """The load of the machine while a part was measured, in words."""
+    return f"load {found['machine']['load_average'][0]:.0f} on {found['machine']['cores']} cores when it ended"
+
+
+def reading() -> list[str]:
+    found = result("scale_1")
+    lines = [
+        "## Reading 1.5 million rows",
+        "",
+        f"1,000 checkpoints × 50 layers × 30 metrics: {found['rows']:,} rows in one run, from 3,000 units. `benchmarks/scale.py 1`;",
+        f"{load_of(found)}. Processor seconds are what a free core would take; wall seconds are with everything that ran beside it.",
+        "",
+        "| what | processor s | wall s |",
+        "|---|---|---|",
+    ]
+    for name, numbers in found["seconds"].items():
+        lines.append(f"| {name} | {numbers['processor']:.2f} | {numbers['wall']:.2f} |")
+    report = found["report"]
+    lines += [
+        "",
+        f"The report has {report['pages']} pages; the largest has {report['bytes of the largest'] / 1e6:.2f} MB. Seconds until Chromium has",
+        "loaded a page and drawn its first frame:",
+        "",
+        "| page | MB | s (most) |",
+        "|---|---|---|",
+    ]
+    for name, numbers in report["in Chromium"].items():
+        lines.append(
+            f"| {name} | {numbers['bytes'] / 1e6:.2f} | {numbers['seconds']:.2f} ({numbers['most']:.2f}) |"
+        )
+    return [
+        *lines,
+        "",
+        "How: `ledger/_compacted/<run>.parquet` is sorted by analysis, metric, layer, probe, part and step and has row groups of 32,768",
+        "rows, so that a question about one metric passes over the others; only new units are put in, the rest of the file is carried",
+        "over. `.derived/units.json` remembers what the manifests say, by their size, times and inode. Both can be deleted at any time.",
+        "A table for people ends after 1,000 rows and says how many more there are. Pictures of many steps are thinned, and say so.",
+        "",
+    ]
+
+
+def probes() -> list[str]:
+    found = result("streaming")
+    lines = [
+        "## A probe of a million samples",
+        "",
+        f"Samples of 1 × 16 × 16 float32, kept as the audit keeps a probe, and read in batches of 256. `benchmarks/streaming.py`; {load_of(found)}.",
+        "",
+        "| source, samples | MB of inputs | peak MB of the process | s to keep | s to read |",
+        "|---|---|---|---|---|",
+    ]
+    for name, numbers in found["cases"].items():
+        lines.append(
+            f"| {name} | {numbers['input bytes'] / 1e6:.0f} | {numbers['peak_bytes'] / 1e6:.0f} | {numbers['seconds to keep']:.1f} "
+            f"| {numbers['seconds to read']:.1f} |"
+        )
+    return [
+        *lines,
+        "",
+        "Inputs of more than 64 MB are made ready in slices of 16 MB: once for the digest, once for the archive, and never all at once.",
+        "What still grows is 16 bytes for each sample, its target and its id. An `.npz` is read whole, since it is compressed as a",
+        "whole: use Zarr, a memory-mapped array or a map-style data set for what does not fit. A probe from a factory is read at the",
+        "beginning of each audit to learn whether it is still the same, because nobody else can tell; one from files is not.",
+        "",
+    ]
+
+
+def endurance() -> list[str]:
+    found = result("endurance")
+    shares = found["own megabytes, by share of the checkpoints done"]
+    processors = found["processor seconds"]
+    count = found["checkpoints"]
+    lines = [
+        f"## {count:,} checkpoints through the whole command",
+        "",
+        f"A tiny network, two workers, {found['units']['computed']:,} units, {found['seconds'] / 60:.0f} minutes; {load_of(found)}. Memory that belongs to",
+        "the process alone, in MB, while so many of the checkpoints were done. `benchmarks/endurance.py`",
+        "",
+        "| done | driver | server | largest worker |",
+        "|---|---|---|---|",
+    ]
+    for name, numbers in shares.items():
+        lines.append(f"| {name} | {numbers['driver']:.0f} | {numbers['server']:.0f} | {numbers['worker']:.0f} |")
+    peaks = found["peak own megabytes"]
+    lines.append(
+        f"| most, report included | {peaks['driver']:.0f} | {peaks['server']:.0f} | {peaks['worker']:.0f} |"
+    )
+    per = {name: 1000 * seconds / count for name, seconds in processors.items()}
+    return [
+        *lines,
+        "",
+        f"Processor milliseconds for each checkpoint: driver {per['driver']:.0f}, server {per['server']:.0f}, both workers together "
+        f"{per['worker']:.0f}.",
+        "",
+    ]
+
+
+def orchestration() -> list[str]:
+    alone, through = result("simulation_dask"), result("simulation_prefect")
+    lines = [
+        "## Workers that sleep",
+        "",
+        "Up to 200 Dask workers as threads of one process, tasks that sleep instead of computing, so that all that is measured is the",
+        f"machinery. `benchmarks/simulation.py`; without Prefect: {load_of(alone)}; with it: {load_of(through)}.",
+        "",
+        "| | workers | task, s | tasks | tasks/s | of the ideal | processor ms of a task: this process | server |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for label, found in (("Dask alone", alone), ("through Prefect", through)):
+        for case in found["cases"]:
+            server = case.get("processor milliseconds of a task, server")
+            lines.append(
+                f"| {label} | {case['workers']} | {case['seconds of a task']:g} | {case['tasks']} | {case['tasks a second']:.1f} "
+                f"| {case['share of the ideal']:.0%} | {case['processor milliseconds of a task, this process']:.0f} "
+                f"| {'–' if server is None else f'{server:.0f}'} |"
+            )
+    best = min(through["cases"], key=lambda case: case["processor milliseconds of a task, this process"])
+    mine = best["processor milliseconds of a task, this process"] / 1000
+    server = min(case["processor milliseconds of a task, server"] for case in through["cases"]) / 1000
+    slowest = max(mine, server)
+    return [
+        *lines,
+        "",
+        f"Prefect is what ends first. One task costs about {1000 * mine:.0f} ms of this process, which holds driver, scheduler and all workers'",
+        f"share of Prefect, and {1000 * server:.0f} ms of the server with SQLite. Each uses one core, so no more than about {1 / slowest:.0f} tasks a second",
+        f"can pass, whatever the number of workers. To keep 200 workers busy, a task must last about {200 * slowest:.0f} s or longer; the task of 20 s",
+        "in the table shows what is then lost. The driver's window (four pieces of work for each worker, collected as they end) is not",
+        "the limit: it is full long before the workers are.",
+        "",
+    ]
+
+
+def commits() -> list[str]:
+    found = result("simulation_store")
+    lines = [
+        "## One store, many writers",
+        "",
+        f"Small units (10 arrays, 50 rows), each claimed and committed durably. `benchmarks/simulation.py store`; {load_of(found)}.",
+        "",
+        "| processes | commits/s | slowest commit, s |",
+        "|---|---|---|",
+    ]
+    for case in found["cases"]:
+        lines.append(
+            f"| {case['processes']} | {case['commits a second']:.0f} | {case['slowest commit, seconds']:.2f} |"
+        )
+    return [
+        *lines,
+        "",
+        "Writers share nothing but the disk: a claim is a lock on a file of its own, and a manifest is written once. Each commit waits for",
+        "one `syncfs`, which serves all that was written until then.",
+        "",
+    ]
+
+
+WAY_ON = """## The way on
+
+- **Longer tasks first.** A unit is a checkpoint by design; larger probes, more layers or a larger network make it longer at no cost
+  to Prefect. Many analyses of one checkpoint are tasks of their own: leave out those that you do not read.
+- **PostgreSQL** for the Prefect server (`PREFECT_API_DATABASE_CONNECTION_URL`) as soon as several audits run at once: SQLite has one
+  writer. Several API processes can then stand behind one address.
+- **Several flows.** One configuration for each group of runs, all with the same `store`: each flow has a driver and a window of its own,
+  and claims keep two from doing one unit twice. Commits do not stand in each other's way.
+- **A cluster kind** other than `local` (`address`, `slurm`, `kubernetes`, `ssh`) moves the workers' share of Prefect off this machine;
+  the driver's and the server's stay.
+- **The store** is the last to end: thousands of units an hour are far below what one disk commits.
+"""
+
+
+def main() -> None:
+    lines = [
+        "# Scaling",
+        "",
+        "<!-- Written by benchmarks/scaling_page.py from benchmarks/results/. -->",
+        "",
+        "Where it stops, in numbers, and what to do then. The machine is the one of [performance.md](performance.md).",
+        "",
+        *reading(),
+        *probes(),
+        *endurance(),
+        *orchestration(),
+        *commits(),
+    ]
+    PAGE.write_text("\n".join(lines) + WAY_ON)
+    print(f"{PAGE} written")
+
+
+if __name__ == "__main__":
+    main()
