@@ -84,11 +84,16 @@ def _figure(
 ) -> Figure:
     a, b = drawn.labels
     sure = [card for card in cards if min(card["probability_a"], card["probability_b"]) >= 0.9]
+    sure_text = (
+        f"On {counted(len(sure), 'sample')} of them both sides are at least 90 % sure, which often means a wrong label."
+        if sure
+        else "On none of them are both sides at least 90 % sure: most are close calls, which another seed may turn."
+    )
     pairs = [(card["answer_a"], card["answer_b"]) for card in cards]
     common = max(pairs, key=pairs.count)
     numbers = {
-        "a": a, "b": b, "shown": counted(len(cards), "sample"), "total": f"{total:,}", "n": f"{len(probe):,}",
-        "sure": counted(len(sure), "sample"), "probe": probe.name, "pair": f"{common[0]} against {common[1]}",
+        "a": a, "b": b, "shown": len(cards), "total": f"{total:,}", "n": f"{len(probe):,}",
+        "sure": sure_text, "probe": probe.name, "pair": f"{common[0]} against {common[1]}",
         "pair_count": pairs.count(common), "what": "picture" if pictures else "line of the table",
     }  # fmt: skip
     titles = {
@@ -132,7 +137,7 @@ def _mosaic(cards: Sequence[dict[str, Any]], pictures: list[np.ndarray] | None, 
         for line, (label, key) in enumerate(zip(labels, "ab", strict=True)):
             answer, chance = card[f"answer_{key}"], card[f"probability_{key}"]
             right = answer == card["true"]
-            text = f"{shortened(label, 7)}: {shortened(answer, 9)} {_percent(chance)}"
+            text = f"{shortened(label, 7)}: {shortened(answer, 9)} · {_percent(chance)}"
             axes.text(left, below + 0.2 + 0.135 * line, text, va="top", fontsize=9.5, color=COLOURS[2] if right else COLOURS[4])  # fmt: skip
     return to_svg(canvas)
 

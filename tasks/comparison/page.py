@@ -64,7 +64,7 @@ def page_variables(store: Store, name: str, figures: Sequence[dict[str, Any]]) -
         "key_numbers": key_numbers(found),
         "sentences": sentences(found),
         "notes": notes(found, list(methods.values())),
-        "metrics": found["metrics"],
+        "metrics": sorted(found["metrics"], key=lambda item: item["differs"] is None),
         "level": f"{found['confidence'] * 100:g} %",
         "correction": TEST_NAMES[found["correction"]],
         "samples": found["samples"],

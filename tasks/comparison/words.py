@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _MOSAIC = {
     "reading": "Below each {what} stand the true class and both answers with their mean softmax probability; green is right, red is wrong. Those come first on which even the less sure side is sure.",
-    "caution": "{shown} of {total} such among {n} on probe {probe} are shown, chosen for their certainty and not at random; on {sure} of them both sides are at least 90 % sure, which often means a wrong label. The most frequent pair of answers here is {pair} ({pair_count} of these).",
+    "caution": "Of {total} such samples among {n} on probe {probe} these {shown} are shown for their certainty, and not at random. {sure} The most frequent pair of answers here is {pair} ({pair_count} of these).",
     "researcher": "A side’s answer is the majority of its runs, ties going to the higher mean probability; probabilities are means over runs and not calibrated. Votes and probabilities of every sample are in the archive.",
 }
 
