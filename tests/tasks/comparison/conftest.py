@@ -25,7 +25,7 @@ SEEDS = 3
 
 
 def write_runs(folder: Path, kind: str, width: int, steps: int, names: list[str] | None = None) -> None:
-    """Networks with one hidden layer, trained on the digits from different seeds, with a checkpoint every 40 steps."""
+    """Networks with one hidden layer, trained on the digits from different seeds, with a checkpoint every 120 steps."""
     data = load_dataset("digits", split="train", folder=folder)
     inputs = torch.from_numpy(np.asarray(data.inputs, np.float32)).flatten(1) / 16
     targets = torch.from_numpy(np.asarray(data.targets, np.int64))
@@ -36,7 +36,7 @@ def write_runs(folder: Path, kind: str, width: int, steps: int, names: list[str]
         place = folder / "runs" / f"{kind}-{seed}"
         place.mkdir(parents=True)
         for step in range(steps + 1):
-            if step % 40 == 0:
+            if step % 120 == 0:
                 save_file(network.state_dict(), place / f"step-{step}.safetensors")
             rows = torch.randint(0, len(inputs), (32,))
             optimizer.zero_grad()
