@@ -14,6 +14,7 @@ from stratascope.storage.audits import read_audits
 from stratascope.storage.store import Store
 from stratascope.storage.units import Unit
 from stratascope.tasks.analysis import Analysis, Metric, discover
+from stratascope.tasks.comparison.page import comparison_names
 from stratascope.tasks.report.drawing import read_figures
 from stratascope.tasks.report.text import counted, joined, natural_order, plain_number, plain_step
 
@@ -103,6 +104,10 @@ class Content:
     def analyses(self) -> dict[str, Analysis]:
         filed = set(self.rows["analysis"].unique()) | {figure["analysis"] for figure in self.figures}
         return {name: analysis for name, analysis in discover().items() if name in filed}
+
+    @cached_property
+    def comparisons(self) -> list[str]:
+        return comparison_names(list(self.store.manifests()))
 
     def metric(self, name: str) -> tuple[str, Metric] | None:
         """The analysis that files the metric `name`, and what it means."""

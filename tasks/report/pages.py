@@ -10,12 +10,15 @@ from urllib.parse import quote
 import stratascope
 from stratascope.storage.names import encode_path_part
 from stratascope.tasks.checks.suites import REASONS
+from stratascope.tasks.comparison.page import page_variables
 from stratascope.tasks.report.check_history import past_audits, runs_of
 from stratascope.tasks.report.content import LEVELS, VERDICTS, Content, grouped, tally
 from stratascope.tasks.report.past_audits import history_page, moment
 from stratascope.tasks.report.text import counted, plain_step, visible
 
-KINDS = {"runs": "Runs", "analyses": "Analyses", "layers": "Layers", "checks": "Checks"}
+KINDS = {
+    "comparisons": "Comparisons", "runs": "Runs", "analyses": "Analyses", "layers": "Layers", "checks": "Checks",
+}  # fmt: skip
 MOST_LINKS = 40
 """A list of more pages than this stands on a page of its own; the others show what is near."""
 _MOST_ROWS = 200
@@ -33,6 +36,7 @@ def page_names(content: Content) -> dict[str, list[tuple[str, str]]]:
         "analyses": list(content.analyses),
         "layers": list(content.layers),
         "checks": [item["name"] for item in content.checks],
+        "comparisons": content.comparisons,
     }
     return {
         kind: [(name, f"{kind}/{encode_path_part(name)}.html") for name in dict.fromkeys(listed)]
@@ -65,7 +69,7 @@ def all_pages(content: Content) -> dict[str, tuple[str, Callable[[], dict[str, A
     }
     makers = {
         "runs": ("run.html", _run), "analyses": ("analysis.html", _analysis), "layers": ("layer.html", _layer),
-        "checks": ("check.html", _check),
+        "checks": ("check.html", _check), "comparisons": ("comparison.html", _comparison),
     }  # fmt: skip
     for kind, listed in page_names(content).items():
         template, maker = makers[kind]
@@ -235,6 +239,10 @@ def _check(content: Content, name: str) -> dict[str, Any]:
         ],
         "levels": list(LEVELS),
     }
+
+
+def _comparison(content: Content, name: str) -> dict[str, Any]:
+    return page_variables(content.store, name, content.figures)
 
 
 def near(listed: list[Any], page: str, span: int = 6) -> list[Any]:

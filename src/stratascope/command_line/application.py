@@ -106,6 +106,14 @@ def train(config: Config, overrides: Set = None, as_json: Json = False, debug: D
 
 
 @application.command()
+def compare(config: Config, overrides: Set = None, as_json: Json = False, debug: Debug = False) -> int:
+    """Compare two groups of runs: metrics, sample by sample, and against traditional methods."""
+    from stratascope.command_line import comparing
+
+    return comparing.compare(config, overrides or [], as_json)
+
+
+@application.command()
 def layers(config: Config, overrides: Set = None, as_json: Json = False, debug: Debug = False) -> None:
     """List the layers that can be captured, with shapes."""
     from stratascope.command_line import auditing
@@ -238,7 +246,7 @@ def data_get(
 
 @config_application.command("schema")
 def config_schema(
-    kind: Annotated[str, typer.Argument(help="audit or train.")] = "audit", debug: Debug = False
+    kind: Annotated[str, typer.Argument(help="audit, train or compare.")] = "audit", debug: Debug = False
 ) -> None:
     """The JSON Schema of a configuration file, options of all analyses included."""
     from stratascope.command_line import diagnosis

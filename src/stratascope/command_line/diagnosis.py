@@ -156,6 +156,10 @@ def schema(kind: str) -> None:
         from stratascope.tasks.training.config import TrainConfig
 
         content = TrainConfig.model_json_schema()
+    elif kind == "compare":
+        from stratascope.flows.compare_config import CompareConfig
+
+        content = CompareConfig.model_json_schema()
     else:
-        raise ConfigurationError(f"there is no schema {kind!r}: audit and train.")
+        raise ConfigurationError(f"there is no schema {kind!r}: audit, train and compare.")
     print_json(content)

@@ -74,6 +74,7 @@ def report(path: Path, zip_file: Path | None) -> int:
     """Draw every page again; options of the analyses come from the record of the latest audit."""
     from stratascope.storage.audits import read_audits
     from stratascope.tasks.analysis import named
+    from stratascope.tasks.comparison.drawing import redraw_comparisons
     from stratascope.tasks.report import build
     from stratascope.tasks.report.drawing import report_unit
 
@@ -88,6 +89,7 @@ def report(path: Path, zip_file: Path | None) -> int:
         for name, options in analyses.items():
             for run in [""] if named(name).scope == "cohort" else runs:
                 build.draw_analysis(place, run, name, options)
+        redraw_comparisons(place)
         build.draw_overview(place)
         pages = build.plan_pages(place)
         for page in pages:
