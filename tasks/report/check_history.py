@@ -77,9 +77,9 @@ def past_audits(audits: Sequence[Mapping[str, Any]], name: str) -> list[dict[str
         outcome = max((level for level in ORDER if counts[level]), key=ORDER.index, default="")
         entry = {
             "from": audit["finished"], "to": audit["finished"], "audits": 1, "outcome": outcome, "counts": counts,
-            "wanted": f"{condition['metric']} {condition['bound']}", "told": told,
+            "metric": condition["metric"], "bound": condition["bound"], "told": told,
         }  # fmt: skip
-        same = ("outcome", "counts", "wanted")
+        same = ("outcome", "counts", "metric", "bound")
         if entries and not told and all(entries[-1][key] == entry[key] for key in same):
             entries[-1] |= {"to": entry["to"], "audits": entries[-1]["audits"] + 1}
         else:

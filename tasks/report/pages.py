@@ -24,7 +24,7 @@ MOST_LINKS = 40
 _MOST_ROWS = 200
 """The overview lists at most so many checkpoints; a run's page lists them all."""
 _MOST_HEADLINES = 24
-_COUNTED = {level: level for level in LEVELS} | {"not_judged": "only held against"}
+_COUNTED = {level: level for level in LEVELS} | {"not_judged": "not judged, only held against"}
 _FEW_LAYERS = 4
 """Pictures of more layers than this stand on the layers' pages alone."""
 
