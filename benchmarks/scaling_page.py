@@ -74,11 +74,19 @@ def probes() -> list[str]:
             f"| {name} | {numbers['input bytes'] / 1e6:.0f} | {numbers['peak_bytes'] / 1e6:.0f} | {numbers['seconds to keep']:.1f} "
             f"| {numbers['seconds to read']:.1f} |"
         )
+    growth = " and ".join(
+        f"{(more['peak_bytes'] - fewer['peak_bytes']) * 1024 / (more['input bytes'] - fewer['input bytes']):.0f} bytes ({source})"
+        for source, fewer, more in (
+            (source, found["cases"][f"{source}, 100,000"], found["cases"][f"{source}, 1,000,000"])
+            for source in ("items", "zarr")
+        )
+    )
     return [
         *lines,
         "",
         "Inputs of more than 64 MB are made ready in slices of 16 MB: once for the digest, once for the archive, and never all at once.",
-        "What still grows is 16 bytes for each sample, its target and its id. An `.npz` is read whole, since it is compressed as a",
+        f"What still grows: {growth} for each sample, of 1,024 bytes of input; its target and its id are held, and what tests that ids",
+        "are unique. An `.npz` is read whole, since it is compressed as a",
         "whole: use Zarr, a memory-mapped array or a map-style data set for what does not fit. A probe from a factory is read at the",
         "beginning of each audit to learn whether it is still the same, because nobody else can tell; one from files is not.",
         "",
@@ -111,7 +119,7 @@ def endurance() -> list[str]:
         *lines,
         "",
         f"Processor milliseconds for each checkpoint, of {TASKS} Prefect tasks: driver {per['driver']:.0f}, server {per['server']:.0f}, both workers",
-        f"together {per['worker']:.0f}. Driver and server are one process each, so {1 / slowest:.0f} checkpoints a second are the most that pass,",
+        f"together {per['worker']:.0f}. Driver and server are one process each, so {1 / slowest:.1f} checkpoints a second are the most that pass,",
         f"whatever the number of workers: 200 workers stay busy where a checkpoint takes one of them {200 * slowest:.0f} s or longer.",
         "",
     ]
