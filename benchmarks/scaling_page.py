@@ -192,7 +192,7 @@ def commits() -> list[str]:
         *lines,
         "",
         "Writers share nothing but the disk: a claim is a lock on a file of its own, and a manifest is written once. Each commit waits for",
-        "one `syncfs`, which serves all that was written until then.",
+        "one `syncfs`, which also waits for whatever other programs have written to that disk: on a busy one, that is what a commit takes.",
         "",
     ]
 
@@ -207,7 +207,7 @@ WAY_ON = """## The way on
   and claims keep two from doing one unit twice. Commits do not stand in each other's way.
 - **A cluster kind** other than `local` (`address`, `slurm`, `kubernetes`, `ssh`) moves the workers' share of Prefect off this machine;
   the driver's and the server's stay.
-- **The store** is the last to end: thousands of units an hour are far below what one disk commits.
+- **A disk of its own** for the store, where commits are what is waited for.
 """
 
 
