@@ -86,8 +86,7 @@ def probes() -> list[str]:
         "",
         "Inputs of more than 64 MB are made ready in slices of 16 MB: once for the digest, once for the archive, and never all at once.",
         f"What still grows: {growth} for each sample, of 1,024 bytes of input; its target and its id are held, and what tests that ids",
-        "are unique. An `.npz` is read whole, since it is compressed as a",
-        "whole: use Zarr, a memory-mapped array or a map-style data set for what does not fit. A probe from a factory is read at the",
+        "are unique. An `.npz` is read whole: use Zarr, a memory-mapped array or a map-style data set for what does not fit. A probe from a factory is read at the",
         "beginning of each audit to learn whether it is still the same, because nobody else can tell; one from files is not.",
         "",
     ]
@@ -107,7 +106,7 @@ def endurance() -> list[str]:
         "| done | driver | server | largest worker |",
         "|---|---|---|---|",
     ]
-    for name, numbers in shares.items():
+    for name, numbers in sorted(shares.items(), key=lambda item: int(item[0].split("–")[0])):
         lines.append(f"| {name} | {numbers['driver']:.0f} | {numbers['server']:.0f} | {numbers['worker']:.0f} |")
     peaks = found["peak own megabytes"]
     lines.append(
@@ -204,7 +203,7 @@ WAY_ON = """## The way on
 - **PostgreSQL** for the Prefect server (`PREFECT_API_DATABASE_CONNECTION_URL`) as soon as several audits run at once: SQLite has one
   writer. Several API processes can then stand behind one address.
 - **Several flows.** One configuration for each group of runs, all with the same `store`: each flow has a driver and a window of its own,
-  and claims keep two from doing one unit twice. Commits do not stand in each other's way.
+  and claims keep two from doing one unit twice.
 - **A cluster kind** other than `local` (`address`, `slurm`, `kubernetes`, `ssh`) moves the workers' share of Prefect off this machine;
   the driver's and the server's stay.
 - **A disk of its own** for the store, where commits are what is waited for.
@@ -226,7 +225,7 @@ def main() -> None:
         "",
         *(line for part in measured for line in part()),
     ]
-    PAGE.write_text("\n".join(lines) + WAY_ON)
+    PAGE.write_text("\n".join([*lines, WAY_ON]))
     print(f"{PAGE} written")
 
 
