@@ -12,6 +12,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 from page import FOLDER, result
 
+TASKS = 5
+"""Of one checkpoint in `endurance.py`: reading its file, capture and three analyses."""
 PAGE = FOLDER.parent / "docs" / "scaling.md"
 
 
@@ -72,12 +74,19 @@ def probes() -> list[str]:
             f"| {name} | {numbers['input bytes'] / 1e6:.0f} | {numbers['peak_bytes'] / 1e6:.0f} | {numbers['seconds to keep']:.1f} "
             f"| {numbers['seconds to read']:.1f} |"
         )
+    growth = " and ".join(
+        f"{(more['peak_bytes'] - fewer['peak_bytes']) * 1024 / (more['input bytes'] - fewer['input bytes']):.0f} bytes ({source})"
+        for source, fewer, more in (
+            (source, found["cases"][f"{source}, 100,000"], found["cases"][f"{source}, 1,000,000"])
+            for source in ("items", "zarr")
+        )
+    )
     return [
         *lines,
         "",
         "Inputs of more than 64 MB are made ready in slices of 16 MB: once for the digest, once for the archive, and never all at once.",
-        "What still grows is 16 bytes for each sample, its target and its id. An `.npz` is read whole, since it is compressed as a",
-        "whole: use Zarr, a memory-mapped array or a map-style data set for what does not fit. A probe from a factory is read at the",
+        f"What still grows: {growth} for each sample, of 1,024 bytes of input; its target and its id are held, and what tests that ids",
+        "are unique. An `.npz` is read whole: use Zarr, a memory-mapped array or a map-style data set for what does not fit. A probe from a factory is read at the",
         "beginning of each audit to learn whether it is still the same, because nobody else can tell; one from files is not.",
         "",
     ]
@@ -97,53 +106,69 @@ def endurance() -> list[str]:
         "| done | driver | server | largest worker |",
         "|---|---|---|---|",
     ]
-    for name, numbers in shares.items():
+    for name, numbers in sorted(shares.items(), key=lambda item: int(item[0].split("–")[0])):
         lines.append(f"| {name} | {numbers['driver']:.0f} | {numbers['server']:.0f} | {numbers['worker']:.0f} |")
     peaks = found["peak own megabytes"]
     lines.append(
         f"| most, report included | {peaks['driver']:.0f} | {peaks['server']:.0f} | {peaks['worker']:.0f} |"
     )
     per = {name: 1000 * seconds / count for name, seconds in processors.items()}
+    slowest = max(per["driver"], per["server"]) / 1000
     return [
         *lines,
         "",
-        f"Processor milliseconds for each checkpoint: driver {per['driver']:.0f}, server {per['server']:.0f}, both workers together "
-        f"{per['worker']:.0f}.",
+        f"Processor milliseconds for each checkpoint, of {TASKS} Prefect tasks: driver {per['driver']:.0f}, server {per['server']:.0f}, both workers",
+        f"together {per['worker']:.0f}. Driver and server are one process each, so {1 / slowest:.1f} checkpoints a second are the most that pass,",
+        f"whatever the number of workers: 200 workers stay busy where a checkpoint takes one of them {200 * slowest:.0f} s or longer.",
         "",
     ]
 
 
-def orchestration() -> list[str]:
-    alone, through = result("simulation_dask"), result("simulation_prefect")
+def sleeping(found: dict[str, Any]) -> list[str]:
+    """The table of one simulation."""
     lines = [
-        "## Workers that sleep",
-        "",
-        "Up to 200 Dask workers as threads of one process, tasks that sleep instead of computing, so that all that is measured is the",
-        f"machinery. `benchmarks/simulation.py`; without Prefect: {load_of(alone)}; with it: {load_of(through)}.",
-        "",
-        "| | workers | task, s | tasks | tasks/s | of the ideal | processor ms of a task: this process | server |",
-        "|---|---|---|---|---|---|---|---|",
+        "| workers | task, s | tasks | tasks/s | of the ideal | processor ms of a task: this process | server |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for label, found in (("Dask alone", alone), ("through Prefect", through)):
-        for case in found["cases"]:
-            server = case.get("processor milliseconds of a task, server")
-            lines.append(
-                f"| {label} | {case['workers']} | {case['seconds of a task']:g} | {case['tasks']} | {case['tasks a second']:.1f} "
-                f"| {case['share of the ideal']:.0%} | {case['processor milliseconds of a task, this process']:.0f} "
-                f"| {'–' if server is None else f'{server:.0f}'} |"
-            )
-    best = min(through["cases"], key=lambda case: case["processor milliseconds of a task, this process"])
-    mine = best["processor milliseconds of a task, this process"] / 1000
-    server = min(case["processor milliseconds of a task, server"] for case in through["cases"]) / 1000
+    for case in found["cases"]:
+        server = case.get("processor milliseconds of a task, server")
+        lines.append(
+            f"| {case['workers']} | {case['seconds of a task']:g} | {case['tasks']} | {case['tasks a second']:.1f} "
+            f"| {case['share of the ideal']:.0%} | {case['processor milliseconds of a task, this process']:.0f} "
+            f"| {'–' if server is None else f'{server:.0f}'} |"
+        )
+    return lines
+
+
+def dask_alone() -> list[str]:
+    found = result("simulation_dask")
+    return [
+        "## Workers that sleep: Dask alone",
+        "",
+        "Dask workers as threads of one process, tasks that sleep instead of computing, so that all that is measured is the machinery.",
+        f"`benchmarks/simulation.py dask`; {load_of(found)}.",
+        "",
+        *sleeping(found),
+        "",
+    ]
+
+
+def through_prefect() -> list[str]:
+    found = result("simulation_prefect")
+    mine = min(case["processor milliseconds of a task, this process"] for case in found["cases"]) / 1000
+    server = min(case["processor milliseconds of a task, server"] for case in found["cases"]) / 1000
     slowest = max(mine, server)
     return [
-        *lines,
+        "## Workers that sleep: through Prefect",
         "",
-        f"Prefect is what ends first. One task costs about {1000 * mine:.0f} ms of this process, which holds driver, scheduler and all workers'",
-        f"share of Prefect, and {1000 * server:.0f} ms of the server with SQLite. Each uses one core, so no more than about {1 / slowest:.0f} tasks a second",
-        f"can pass, whatever the number of workers. To keep 200 workers busy, a task must last about {200 * slowest:.0f} s or longer; the task of 20 s",
-        "in the table shows what is then lost. The driver's window (four pieces of work for each worker, collected as they end) is not",
-        "the limit: it is full long before the workers are.",
+        "The same tasks, handed out as the audit does: four for each worker under way, collected as they end. `benchmarks/simulation.py",
+        f"prefect`; {load_of(found)}.",
+        "",
+        *sleeping(found),
+        "",
+        f"One task costs about {1000 * mine:.0f} ms of this process, which holds driver, scheduler and all workers' share of Prefect, and",
+        f"{1000 * server:.0f} ms of the server with SQLite. Each uses one core, so no more than about {1 / slowest:.0f} tasks a second pass here, whatever",
+        f"the number of workers, and to keep 200 of them busy a task must last {200 * slowest:.0f} s or longer.",
         "",
     ]
 
@@ -166,7 +191,7 @@ def commits() -> list[str]:
         *lines,
         "",
         "Writers share nothing but the disk: a claim is a lock on a file of its own, and a manifest is written once. Each commit waits for",
-        "one `syncfs`, which serves all that was written until then.",
+        "one `syncfs`, which also waits for whatever other programs have written to that disk: on a busy one, that is what a commit takes.",
         "",
     ]
 
@@ -178,14 +203,19 @@ WAY_ON = """## The way on
 - **PostgreSQL** for the Prefect server (`PREFECT_API_DATABASE_CONNECTION_URL`) as soon as several audits run at once: SQLite has one
   writer. Several API processes can then stand behind one address.
 - **Several flows.** One configuration for each group of runs, all with the same `store`: each flow has a driver and a window of its own,
-  and claims keep two from doing one unit twice. Commits do not stand in each other's way.
+  and claims keep two from doing one unit twice.
 - **A cluster kind** other than `local` (`address`, `slurm`, `kubernetes`, `ssh`) moves the workers' share of Prefect off this machine;
   the driver's and the server's stay.
-- **The store** is the last to end: thousands of units an hour are far below what one disk commits.
+- **A disk of its own** for the store, where commits are what is waited for.
 """
 
 
 def main() -> None:
+    parts = {
+        "scale_1": reading, "streaming": probes, "endurance": endurance, "simulation_dask": dask_alone,
+        "simulation_prefect": through_prefect, "simulation_store": commits,
+    }  # fmt: skip
+    measured = [part for name, part in parts.items() if (FOLDER / "results" / f"{name}.json").exists()]
     lines = [
         "# Scaling",
         "",
@@ -193,13 +223,9 @@ def main() -> None:
         "",
         "Where it stops, in numbers, and what to do then. The machine is the one of [performance.md](performance.md).",
         "",
-        *reading(),
-        *probes(),
-        *endurance(),
-        *orchestration(),
-        *commits(),
+        *(line for part in measured for line in part()),
     ]
-    PAGE.write_text("\n".join(lines) + WAY_ON)
+    PAGE.write_text("\n".join([*lines, WAY_ON]))
     print(f"{PAGE} written")
 
 
