@@ -58,7 +58,7 @@ def test_the_page_has_every_figure_with_its_texts_and_every_metric(store):
 def test_the_mosaic_shows_each_sample_and_only_where_inputs_may_be_shown(store):
     written(store)
     folder = store / "report" / ".figures"
-    pictures = [path for path in folder.rglob("*shown-*.svg")]
+    pictures = list(folder.rglob("*shown-*.svg"))
     shown = Store.open(store).array("cohort/comparison:width/shown/only_a")
     (only_a,) = [path for path in pictures if "only_a" in path.name]
     assert only_a.read_text().count("<image") == len(shown)
