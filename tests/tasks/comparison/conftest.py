@@ -24,12 +24,12 @@ from stratascope.tasks.models import mlp
 SEEDS = 3
 
 
-def write_runs(folder: Path, kind: str, width: int, steps: int, names: list[str] | None = None) -> None:
+def write_runs(folder: Path, kind: str, width: int, steps: int, seeds: int = SEEDS) -> None:
     """Networks with one hidden layer, trained on the digits from different seeds, with a checkpoint every 120 steps."""
     data = load_dataset("digits", split="train", folder=folder)
     inputs = torch.from_numpy(np.asarray(data.inputs, np.float32)).flatten(1) / 16
     targets = torch.from_numpy(np.asarray(data.targets, np.int64))
-    for seed in range(SEEDS):
+    for seed in range(seeds):
         torch.manual_seed(seed)
         network = mlp(64, (width,))
         optimizer = torch.optim.SGD(network.parameters(), lr=0.3)
