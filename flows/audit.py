@@ -38,7 +38,7 @@ from stratascope.flows.plan import (
     survey,
 )
 from stratascope.flows.progress import listen, tell
-from stratascope.flows.result import AuditResult, conclude, fresh_checkpoints, outcome_without_work
+from stratascope.flows.result import AuditResult, conclude, nothing_to_judge, outcome_without_work, to_be_judged
 from stratascope.storage.attempts import forget_deaths
 from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
 from stratascope.storage.pruning import finish_pruning
@@ -315,8 +315,9 @@ def _result_of(future: Any) -> Any:
 
 
 def _judge(found: Survey, plan: Plan, work: Work) -> Judgement | BaseException:
-    stored = found.store.manifests().keys() & {item.unit for item in plan.units()}
-    asked = (str(found.store.path), stored, found.config.checks, fresh_checkpoints(work.outcomes))
+    asked = to_be_judged(found, plan, work.outcomes)
+    if asked is None:
+        return nothing_to_judge()
     judged: Judgement | BaseException = _insist(judge.submit(*asked), lambda: judge.submit(*asked))
     return judged
 
