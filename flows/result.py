@@ -12,6 +12,7 @@ from typing import Any
 from stratascope.flows.config import AuditConfig, load_config
 from stratascope.flows.plan import Plan, Survey, is_up_to_date, make_plan, report_identity, store_folder, survey
 from stratascope.storage.audits import read_audits, write_audit
+from stratascope.storage.remote_paths import still_there
 from stratascope.storage.store import Store
 from stratascope.storage.units import Unit
 from stratascope.tasks.checks.evaluate import Outcome as CheckOutcome
@@ -171,7 +172,7 @@ def gone(found: Survey, plan: Plan) -> list[dict[str, Any]]:
     for unit, manifest in found.store.manifests().items():
         if unit.analysis == "capture" and unit.run in plan.listings and unit not in known:
             file = next(iter(manifest.recorded.get("files", ())), "")
-            if not Path(file).exists():
+            if not still_there(file):
                 entries.append(_entry(unit.run, unit.step, file, "gone", "the file is gone; its results are kept"))
     return entries
 

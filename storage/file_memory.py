@@ -14,8 +14,11 @@ from stratascope.storage.store import Store
 def file_state(path: Path) -> list[list[Any]]:
     """Name, size, mtime and ctime in nanoseconds and inode of `path`, or of each file in that folder.
 
-    The ctime is what catches a file that was replaced and had its mtime restored.
+    The ctime is what catches a file that was replaced and had its mtime restored. Of what lies behind a URL: the URL,
+    size, time of change in nanoseconds and etag of each object, as they were listed.
     """
+    if not isinstance(path, Path):
+        return path.state()
     files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
     state = []
     for item in files:
