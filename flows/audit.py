@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable
@@ -126,7 +125,7 @@ def audit_on_workers(config: str, overrides: list[str], rehash: bool, max_second
 
 
 def _read_files(found: Survey, work: Work) -> None:
-    store = str(found.store.path)
+    store = found.store.location
     folder = str(found.folder)
     probes: dict[str, Any] = {
         name: keep_probe.with_options(task_run_name=f"store-probe-{name}").submit(
@@ -153,7 +152,7 @@ def _read_files(found: Survey, work: Work) -> None:
 
 def _submit_read(found: Survey, source: RunSource, file: CheckpointFile) -> Any:
     named = read_file.with_options(task_run_name=f"read-{source.name}-{file.path.name}")
-    return named.submit(str(found.store.path), file, source, str(found.folder), units.facts_identity(source))
+    return named.submit(found.store.location, file, source, str(found.folder), units.facts_identity(source))
 
 
 def _take_facts(found: Survey, work: Work, source: RunSource, file: CheckpointFile, future: Any) -> None:
@@ -172,7 +171,7 @@ def _check_networks(plan: Plan, found: Survey, todo: set[Any]) -> None:
     firsts = {item.unit.run: item for item in reversed(fresh)}
     futures = [
         check_network.with_options(task_run_name=f"check-network-{run}").submit(
-            str(found.store.path), item.subject.source, item.files, str(found.folder), item.subject.probes,
+            found.store.location, item.subject.source, item.files, str(found.folder), item.subject.probes,
             item.layers, item.requests, item.capture,
         )
         for run, item in firsts.items()
@@ -187,10 +186,10 @@ def _check_networks(plan: Plan, found: Survey, todo: set[Any]) -> None:
         total += estimate.bytes * sum(item.unit.run == run for item in fresh)
         memory = max(memory, estimate.memory)
     check_workers(found.config.cluster, memory)
-    free = shutil.disk_usage(found.store.path).free
-    if total > free:
+    free = found.store.free_bytes()
+    if free is not None and total > free:
         raise StoreError(
-            f"this audit may write {total / GIB:.1f} GiB, and {found.store.path} has {free / GIB:.1f} GiB free: make room, "
+            f"this audit may write {total / GIB:.1f} GiB, and {found.store.location} has {free / GIB:.1f} GiB free: make room, "
             "keep less (`capture.keep`), or put the store elsewhere."
         )
 
@@ -277,7 +276,7 @@ def _result_of(future: Any) -> Any:
 
 
 def _report(plan: Plan, found: Survey, result: AuditResult) -> None:
-    store = str(found.store.path)
+    store = found.store.location
     drawn = [draw_overview.with_options(task_run_name="draw-overview").submit(store)]
     drawn += [
         draw_analysis.with_options(task_run_name=f"draw-{name}-{run}").submit(

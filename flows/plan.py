@@ -13,6 +13,7 @@ from stratascope.flows.config import AuditConfig
 from stratascope.storage.checkpoint_files import CheckpointFile, Listing, RunSource, settle, split_runs
 from stratascope.storage.digests import identity_of
 from stratascope.storage.file_memory import FileMemory, file_state
+from stratascope.storage.objects import local_or_url
 from stratascope.storage.probes import build_probe, probe_source_files
 from stratascope.storage.store import Store
 from stratascope.storage.units import Unit
@@ -66,6 +67,11 @@ def probe_identity(config: AuditConfig, name: str) -> str:
 
 def survey(config: AuditConfig, folder: Path, store: Store, rehash: bool = False) -> Survey:
     """Find all files and recall what is known of them. Raises ConfigurationError, ProbeError."""
+    with store.snapshot():
+        return _survey(config, folder, store, rehash)
+
+
+def _survey(config: AuditConfig, folder: Path, store: Store, rehash: bool) -> Survey:
     found = Survey(config, folder, store, config.chosen_analyses())
     memory = FileMemory(store)
     for name in config.probes:
@@ -138,7 +144,7 @@ def make_plan(found: Survey) -> Plan:
 
 def _subject(found: Survey, source: RunSource) -> Subject:
     return Subject(
-        str(found.store.path), source.name, tuple(sorted(found.probes)), source, str(found.folder),
+        found.store.location, source.name, tuple(sorted(found.probes)), source, str(found.folder),
         found.config.task, found.config.loss,
     )  # fmt: skip
 
@@ -230,9 +236,9 @@ def _later(
 def later_units_of_stored(found: Survey, plan: Plan) -> list[Assignment]:
     """The same over those checkpoints whose capture is stored: one that failed does not sink the others."""
     captures = [chain[0] for chain in plan.chains]
-    return later_units(
-        found, plan, [item for item in captures if found.store.is_current(item.unit, item.identity)]
-    )
+    with found.store.snapshot():
+        stored = [item for item in captures if found.store.is_current(item.unit, item.identity)]
+    return later_units(found, plan, stored)
 
 
 def report_identity(plan: Plan, found: Survey) -> str:
@@ -249,12 +255,13 @@ def report_identity(plan: Plan, found: Survey) -> str:
 
 def outstanding(plan: Plan, store: Store) -> list[Assignment]:
     """The units that are not stored under their identity."""
-    return [item for item in plan.units() if not store.is_current(item.unit, item.identity)]
+    with store.snapshot():
+        return [item for item in plan.units() if not store.is_current(item.unit, item.identity)]
 
 
-def store_folder(config: AuditConfig, folder: Path) -> Path:
-    """Where the store of `config` lies; a relative place is relative to the file's `folder`."""
-    return Path(config.store) if Path(config.store).is_absolute() else folder / config.store
+def store_folder(config: AuditConfig, folder: Path) -> Path | str:
+    """Where the store of `config` lies, a folder or a URL; a relative place is relative to the file's `folder`."""
+    return local_or_url(config.store, folder)
 
 
 def is_up_to_date(plan: Plan, found: Survey) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stratascope.errors import ConfigurationError, UnreachableError
 from stratascope.flows.config import AuditConfig, load_config
 from stratascope.flows.plan import Plan, Survey, is_up_to_date, make_plan, report_identity, store_folder, survey
 from stratascope.storage.audits import read_audits, write_audit
@@ -86,11 +87,12 @@ def conclude(
         _entry(run, file.step, file.path, status, reason) for run, file, status, reason in plan.rejected
     ]
     checkpoints += gone(found, plan)
-    stored = [item.unit for item in plan.units() if found.store.manifest(item.unit) is not None]
-    judged: list[CheckOutcome] = evaluate(found.store.rows(stored), found.config.checks)
+    with found.store.snapshot():
+        stored = [item.unit for item in plan.units() if found.store.manifest(item.unit) is not None]
+        judged: list[CheckOutcome] = evaluate(found.store.rows(stored), found.config.checks)
     result = AuditResult(
-        store=str(found.store.path),
-        report=str(found.store.path / "report" / "index.html"),
+        store=found.store.location,
+        report=f"{found.store.location}/report/index.html",
         verdict=verdict(judged),
         checkpoints=checkpoints,
         units={name: counts.get(name, 0) for name in ("computed", "cached", "failed")},
@@ -130,12 +132,16 @@ def outcome_without_work(config: Path, overrides: Sequence[str] = (), rehash: bo
     Neither Prefect, Dask nor torch is imported for it. Raises ConfigurationError, StoreError.
     """
     settings: AuditConfig = load_config(config, overrides)
-    store = Store.open(store_folder(settings, config.parent), create=True)
-    found = survey(settings, config.parent, store, rehash)
-    if found.unread or found.unknown_probes:
-        return None
-    plan = make_plan(found)
-    return repeat(found, plan) if is_up_to_date(plan, found) else None
+    try:
+        store = Store.open(store_folder(settings, config.parent), create=True)
+        with store.snapshot():
+            found = survey(settings, config.parent, store, rehash)
+            if found.unread or found.unknown_probes:
+                return None
+            plan = make_plan(found)
+            return repeat(found, plan) if is_up_to_date(plan, found) else None
+    except UnreachableError as error:  # nothing has been done yet
+        raise ConfigurationError(str(error)) from None
 
 
 def repeat(found: Survey, plan: Plan) -> AuditResult | None:
@@ -148,8 +154,8 @@ def repeat(found: Survey, plan: Plan) -> AuditResult | None:
         item | {"status": "cached"} if item["status"] == "computed" else item for item in earlier["checkpoints"]
     ]
     result = AuditResult(
-        store=str(found.store.path),
-        report=str(found.store.path / "report" / "index.html"),
+        store=found.store.location,
+        report=f"{found.store.location}/report/index.html",
         verdict=earlier["verdict"],
         checkpoints=checkpoints,
         units={"computed": 0, "cached": len(plan.units()), "failed": 0},

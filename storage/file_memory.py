@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stratascope.storage.manifests import write_atomically
 from stratascope.storage.store import Store
 
 
@@ -31,12 +30,12 @@ class FileMemory:
     """Facts about files, one JSON file each below `manifests/_files/`."""
 
     def __init__(self, store: Store) -> None:
-        self._folder = store.path / "manifests" / "_files"
+        self._store = store
 
     def recall(self, path: Path, identity: str) -> dict[str, Any] | None:
         """The facts remembered of `path` under `identity`; None where it changed or is unknown."""
         try:
-            content = json.loads(self._place(path, identity).read_bytes())
+            content = json.loads(self._store.read_bytes(self._name(path, identity)))
             return content["facts"] if content["state"] == file_state(path) else None
         except (OSError, ValueError, KeyError):
             return None
@@ -46,8 +45,8 @@ class FileMemory:
     ) -> None:
         """Remember `facts` of `path`; `state` is its `file_state` from before it was read."""
         content = {"state": state if state is not None else file_state(path), "facts": facts}
-        write_atomically(self._place(path, identity), json.dumps(content, sort_keys=True).encode())
+        self._store.write_bytes(self._name(path, identity), json.dumps(content, sort_keys=True).encode())
 
-    def _place(self, path: Path, identity: str) -> Path:
+    def _name(self, path: Path, identity: str) -> str:
         name = hashlib.sha256(f"{path.absolute()}\n{identity}".encode()).hexdigest()[:40]
-        return self._folder / f"{name}.json"
+        return f"manifests/_files/{name}.json"

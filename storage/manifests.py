@@ -54,9 +54,14 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
+def manifest_name(unit: Unit) -> str:
+    """Where the manifest of `unit` lies below the store."""
+    return f"manifests/{unit.relative_path}.json"
+
+
 def manifest_path(root: Path, unit: Unit) -> Path:
     """Where the manifest of `unit` lies in the store at `root`."""
-    return root / "manifests" / f"{unit.relative_path}.json"
+    return root / manifest_name(unit)
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
@@ -72,7 +77,15 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 def read_manifest(path: Path) -> Manifest | None:
     """The manifest in the file `path`; None where there is none or it is damaged."""
     try:
-        content = json.loads(path.read_bytes())
+        return parse_manifest(path.read_bytes())
+    except OSError:
+        return None
+
+
+def parse_manifest(data: bytes) -> Manifest | None:
+    """The manifest that `manifest_bytes` wrote; None where it is damaged."""
+    try:
+        content = json.loads(data)
         return Manifest(
             unit=Unit(**content["unit"]),
             identity=content["identity"],
@@ -81,5 +94,5 @@ def read_manifest(path: Path) -> Manifest | None:
             summary=content["summary"],
             recorded=content["recorded"],
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None

@@ -59,12 +59,12 @@ def local_or_url(place: str, folder: Path) -> Path | str:
     return path if path.is_absolute() else folder / path
 
 
-def together(work: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
+def together(work: Callable[[Item], Value], items: Iterable[Item], at_once: int = AT_ONCE) -> list[Value]:
     """`work` of each of `items`, in order, several at a time; the first failure is raised when all have ended."""
     listed = list(items)
     if len(listed) < 2:
         return [work(item) for item in listed]
-    with ThreadPoolExecutor(min(AT_ONCE, len(listed))) as pool:
+    with ThreadPoolExecutor(min(at_once, len(listed))) as pool:
         return list(pool.map(work, listed))
 
 
@@ -168,7 +168,11 @@ class ObjectFolder(ABC):
                 self.requests[kind] += 1
             try:
                 return work()
-            except (FileNotFoundError, FileExistsError, ObjectChangedError, ConfigurationError):
+            except (FileExistsError, ObjectChangedError, ConfigurationError):
+                raise
+            except FileNotFoundError as error:
+                if is_final(error):  # there is not even a bucket
+                    raise explained(f"{self.url}/{name}".rstrip("/"), kind, error) from None
                 raise
             except Exception as error:
                 if attempt == ATTEMPTS or is_final(error):
@@ -216,6 +220,10 @@ class ObstoreFolder(ObjectFolder):
             answer = self.store.get(name, options=options)
         except PreconditionError:
             raise ObjectChangedError(f"{self.url}/{name} has changed") from None
+        except Exception as error:
+            if span is not None and any(sign in str(error) for sign in ("416", "InvalidRange")):
+                raise ObjectChangedError(f"{self.url}/{name} is shorter than it was") from None
+            raise
         data = bytes(answer.bytes())
         facts = _facts(answer.meta)
         expected = facts.size if span is None else min(span[1], facts.size) - span[0]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from stratascope.errors import StoreError, did_you_mean
 from stratascope.storage.archive import LOGICAL_DTYPE, join_path, widened
 from stratascope.storage.names import step_directory
+from stratascope.storage.objects import together
 from stratascope.storage.store import Store
 
 if TYPE_CHECKING:
@@ -38,15 +39,18 @@ class StoreReader:
         """A layer over all steps of `run`, read lazily: dims (step, sample, …)."""
         import xarray as xr
 
-        archive = self._store.path / "archive.zarr"
-        arrays, steps = [], self.steps(run)
-        for step in steps:
+        steps = self.steps(run)
+
+        def at(step: int) -> xr.DataArray:
             place = join_path("runs", run, step_directory(step), "activations", probe, layer)
             if not self._store.has_array(f"{place}/{reduction}"):
                 raise StoreError(f"run {run!r} step {step} has no {reduction!r} of layer {layer!r}.")
-            group = xr.open_zarr(archive / place, consolidated=False, chunks={})
+            group = xr.open_zarr(self._store.zarr_place(place), consolidated=False, chunks={})
             array = group[reduction]
-            arrays.append(array.copy(data=widened(array.data, array.attrs.get(LOGICAL_DTYPE))))
+            return array.copy(data=widened(array.data, array.attrs.get(LOGICAL_DTYPE)))
+
+        with self._store.snapshot():
+            arrays = together(at, steps)
         return xr.concat(arrays, dim=xr.Variable("step", steps))
 
     def findings(self, analysis: str) -> pd.DataFrame:
@@ -56,5 +60,5 @@ class StoreReader:
 
 
 def open_store(path: str | Path) -> StoreReader:
-    """Open the store at `path` for reading. Raises StoreError where there is none."""
+    """Open the store at `path`, a folder or a URL, for reading. Raises StoreError where there is none."""
     return StoreReader(Store.open(path))

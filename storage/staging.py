@@ -97,6 +97,10 @@ class StagedUnit:
         manifest = Manifest(
             self.unit, self.identity, self.identity_parts, files, dict(self.summary), dict(self.recorded)
         )
+        return self._publish(manifest, ledger)
+
+    def _publish(self, manifest: Manifest, ledger: Path) -> Manifest:
+        """Put data, ledger and at last the manifest where readers look for them."""
         written = self.path / "manifest.json"
         written.write_bytes(manifest_bytes(manifest))
         target = manifest_path(self._root, self.unit)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
-from stratascope.storage.digests import file_checksum
-from stratascope.storage.manifests import read_manifest
+from stratascope.storage.manifests import parse_manifest
 from stratascope.storage.store import Store
 
 
@@ -21,25 +21,19 @@ class Damage:
 def verify(store: Store) -> list[Damage]:
     """All damage in `store`, sorted by path. An empty list means that every byte is as it was written."""
     damage = []
-    for path in sorted((store.path / "manifests").rglob("*.json")):
-        name = path.relative_to(store.path).as_posix()
-        if "_files" in path.parts:
+    files: dict[str, dict[str, Any]] = {}
+    for name in store.names("manifests"):
+        data = store.read_bytes(name)
+        if "_files" in name.split("/"):
             try:
-                json.loads(path.read_bytes())
+                json.loads(data)
             except ValueError:
                 damage.append(Damage(name, "this note about a checkpoint file cannot be read"))
             continue
-        manifest = read_manifest(path)
+        manifest = parse_manifest(data)
         if manifest is None:
             damage.append(Damage(name, "the manifest cannot be read: its unit counts as not stored"))
-            continue
-        for file_name, facts in manifest.files.items():
-            file = store.path / file_name
-            if not file.exists():
-                damage.append(Damage(file_name, "the file is missing"))
-            elif file.stat().st_size != facts["bytes"]:
-                reason = f"the file has {file.stat().st_size} bytes instead of {facts['bytes']}"
-                damage.append(Damage(file_name, reason))
-            elif file_checksum(file) != facts["xxh3"]:
-                damage.append(Damage(file_name, "the bytes differ from their checksum"))
-    return damage
+        else:
+            files |= manifest.files
+    damage += [Damage(name, reason) for name, reason in store.damage_of(files).items()]
+    return sorted(damage, key=lambda item: item.path)

@@ -12,14 +12,14 @@ from stratascope.errors import ConfigurationError, StoreError, did_you_mean
 from stratascope.storage.store import Store
 
 
-def _open(path: Path) -> Store:
+def _open(path: str) -> Store:
     try:
         return Store.open(path)
     except StoreError as error:
         raise ConfigurationError(str(error)) from None
 
 
-def metrics(path: Path, wanted: dict[str, str], step: int | None, form: str) -> None:
+def metrics(path: str, wanted: dict[str, str], step: int | None, form: str) -> None:
     """Print the rows of the ledger that match. Raises ConfigurationError where nothing does."""
     if form not in ("table", "csv", "json", "parquet"):
         raise ConfigurationError(f"--format {form!r}: there are table, csv, json and parquet.")
@@ -45,7 +45,7 @@ def metrics(path: Path, wanted: dict[str, str], step: int | None, form: str) -> 
         print_table("", shown, cells)
 
 
-def history(path: Path, as_json: bool) -> None:
+def history(path: str, as_json: bool) -> None:
     """Past audits, oldest first."""
     from stratascope.storage.audits import read_audits
 
@@ -77,7 +77,7 @@ def history(path: Path, as_json: bool) -> None:
     print_table("", ("finished", "verdict", "new checkpoints", "units computed", "failed", "checks raised"), rows)
 
 
-def report(path: Path, zip_file: Path | None) -> int:
+def report(path: str, zip_file: Path | None) -> int:
     """Draw every page again; options of the analyses come from the record of the latest audit."""
     from stratascope.storage.audits import read_audits
     from stratascope.tasks.analysis import named
@@ -90,7 +90,7 @@ def report(path: Path, zip_file: Path | None) -> int:
         raise ConfigurationError(f"{path} has not been audited yet: there is nothing to draw.")
     analyses = audits[-1]["analyses"]
     runs = sorted({unit.run for unit in store.manifests() if unit.analysis == "capture"})
-    place = str(store.path)
+    place = store.location
     with store.claim(report_unit()):
         for name, options in analyses.items():
             for run in [""] if named(name).scope == "cohort" else runs:
@@ -102,13 +102,13 @@ def report(path: Path, zip_file: Path | None) -> int:
         known = store.manifest(report_unit())
         build.finish_report(place, pages, known.identity if known is not None else "")
     error_console().print(f"{len(pages)} pages")
-    print(f"report: {store.path / 'report' / 'index.html'}")
+    print(f"report: {store.location}/report/index.html")
     if zip_file is not None:
         print(f"zip: {build.zip_report(place, zip_file.absolute())}")
     return 0
 
 
-def verify(path: Path, as_json: bool) -> int:
+def verify(path: str, as_json: bool) -> int:
     """List all damage; 1 where there is any."""
     from stratascope.storage.verification import verify as find_damage
 
