@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stratascope.errors import ConfigurationError, StoreError
+from stratascope.errors import StoreError
+from stratascope.storage.objects import number_from_environment
 
 DEFAULT_GIB = 20.0
 
@@ -25,14 +26,7 @@ def cache_folder() -> Path:
 
 def cache_limit() -> int:
     """Bytes that the local copies may take together: `STRATASCOPE_CACHE_GIB`, by default 20 GiB."""
-    text = os.environ.get("STRATASCOPE_CACHE_GIB", "")
-    try:
-        limit = float(text) if text else DEFAULT_GIB
-    except ValueError:
-        limit = -1.0
-    if not 0 < limit < 1e9:
-        raise ConfigurationError(f"the environment variable STRATASCOPE_CACHE_GIB is {text!r}; expected a number.")
-    return int(limit * 2**30)
+    return int(number_from_environment("STRATASCOPE_CACHE_GIB", DEFAULT_GIB) * 2**30)
 
 
 def cache_name(*parts: str) -> str:

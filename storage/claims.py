@@ -15,12 +15,19 @@ from contextlib import contextmanager
 
 from stratascope.errors import UnreachableError
 from stratascope.storage.object_errors import ObjectChangedError
-from stratascope.storage.objects import ObjectFolder
+from stratascope.storage.objects import ObjectFolder, number_from_environment
 
-CLAIM_SECONDS = 60.0
-"""A claim that has not changed for so long is free; its owner writes it anew four times as often."""
+_CLAIM_SECONDS = 60.0
 _FORGOTTEN_SECONDS = 3600.0
 """Who does not wait takes a claim only where it is so old by the service's clock, which may differ from ours."""
+
+
+def claim_seconds() -> float:
+    """`STRATASCOPE_CLAIM_SECONDS`, by default a minute: a claim that has not changed for so long is free.
+
+    Its owner writes it anew four times as often; all machines that share a store must agree on it.
+    """
+    return max(1.0, number_from_environment("STRATASCOPE_CLAIM_SECONDS", _CLAIM_SECONDS))
 
 
 @contextmanager
@@ -62,7 +69,7 @@ def _take(objects: ObjectFolder, name: str, machine: str, owner: str, wait: bool
             continue
         if facts.etag != seen:
             seen, since = facts.etag, time.monotonic()
-        is_free = _machine_of(data) == machine or time.monotonic() - since > CLAIM_SECONDS
+        is_free = _machine_of(data) == machine or time.monotonic() - since > claim_seconds()
         if is_free or time.time() - facts.modified_ns / 1e9 > _FORGOTTEN_SECONDS:
             try:
                 return objects.write(name, _content(machine, owner, 0), replacing=facts.etag)
@@ -93,7 +100,7 @@ class _Heart:
 
     def _beat(self) -> None:
         beat = 0
-        while not self._ended.wait(CLAIM_SECONDS / 4):
+        while not self._ended.wait(claim_seconds() / 4):
             beat += 1
             try:
                 content = _content(self._machine, self._owner, beat)

@@ -262,8 +262,8 @@ def connection_options(url: str) -> dict[str, Any]:
     """What obstore is told beyond its own reading of the environment: time limits, retries, the endpoint."""
     from datetime import timedelta
 
-    seconds = _number("STRATASCOPE_OBJECT_TIMEOUT", 60.0)
-    retries = int(_number("STRATASCOPE_OBJECT_RETRIES", 4))
+    seconds = number_from_environment("STRATASCOPE_OBJECT_TIMEOUT", 60.0)
+    retries = int(number_from_environment("STRATASCOPE_OBJECT_RETRIES", 4))
     client: dict[str, Any] = {
         "timeout": timedelta(seconds=seconds),
         "read_timeout": timedelta(seconds=min(20.0, seconds)),
@@ -298,7 +298,8 @@ def endpoint_of(url: str) -> str:
     return next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
 
 
-def _number(variable: str, default: float) -> float:
+def number_from_environment(variable: str, default: float) -> float:
+    """The number in the environment variable; `default` where it is not set. Raises ConfigurationError."""
     text = os.environ.get(variable, "")
     try:
         number = float(text) if text else default

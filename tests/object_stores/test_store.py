@@ -226,14 +226,15 @@ def test_two_machines_that_write_one_unit_end_with_one_whole_unit(store, monkeyp
 
 
 def test_a_claim_excludes_other_machines_until_its_owner_shows_no_sign_of_life(store, monkeypatch, tmp_path):
-    monkeypatch.setattr(claims, "CLAIM_SECONDS", 2.0)
+    monkeypatch.setenv("STRATASCOPE_CLAIM_SECONDS", "1")
+    store = Store.open(store.location)
     unit = Unit("checkpoint", "run", 7, "capture")
     other = elsewhere(store, monkeypatch, tmp_path)
     with store.claim(unit) as mine:
         assert mine
         with other.claim(unit, wait=False) as theirs:
             assert not theirs
-        time.sleep(2.5)  # the heart beats on
+        time.sleep(1.5)  # the heart beats on
         with other.claim(unit, wait=False) as theirs:
             assert not theirs
     with other.claim(unit, wait=False) as theirs:
@@ -244,7 +245,7 @@ def test_a_claim_excludes_other_machines_until_its_owner_shows_no_sign_of_life(s
     began = time.monotonic()
     with claims.held_claim(other.objects, name, "another") as mine:
         assert mine
-        assert time.monotonic() - began > 2.0
+        assert time.monotonic() - began > 1.0
     store.objects.write(name, json.dumps({"machine": "same", "owner": "x", "beat": 0}).encode())
     with claims.held_claim(other.objects, name, "same", wait=False) as mine:
         assert mine, "whoever shares the machine's locks knows that the owner is gone"
