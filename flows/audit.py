@@ -160,7 +160,8 @@ def _take_facts(found: Survey, work: Work, source: RunSource, file: CheckpointFi
     if isinstance(facts, ConfigurationError):
         raise facts
     if isinstance(facts, BaseException):
-        facts = {"status": "quarantined", "reason": f"{file.path.name}: reading it ended with {facts!r}."}
+        ending = str(facts) if isinstance(facts, StratascopeError) else f"reading it ended with {facts!r}."
+        facts = {"status": "quarantined", "reason": f"{file.path.name}: {ending}"}
     found.facts[source.name][file.path] = facts
     work.newly_quarantined += facts["status"] == "quarantined"
 
