@@ -29,6 +29,11 @@ class _Listing:
         # "0" is the character after "/".
         return self._names[bisect_left(self._names, f"{folder}/") : bisect_left(self._names, f"{folder}0")]
 
+    def is_file(self, name: str) -> bool:
+        """Whether `name` is an object, and not the empty one with which some programs make a folder."""
+        facts = self.files.get(name)
+        return facts is not None and not (facts.size == 0 and self.below(name))
+
 
 class RemotePath:
     """A file or a folder behind a URL, as one listing saw it.
@@ -44,8 +49,8 @@ class RemotePath:
     @property
     def _files(self) -> dict[str, ObjectFacts]:
         """The facts of the object itself, and of all objects below the folder."""
-        own = [self._name] if self._name in self._listing.files else []
-        return {name: self._listing.files[name] for name in (*own, *self._listing.below(self._name))}
+        names = [self._name, *self._listing.below(self._name)]
+        return {name: self._listing.files[name] for name in names if self._listing.is_file(name)}
 
     # -- what it is called -------------------------------------------------------------------------------
 
@@ -114,7 +119,7 @@ class RemotePath:
     # -- what the listing saw ----------------------------------------------------------------------------
 
     def is_file(self) -> bool:
-        return self._name in self._listing.files
+        return self._listing.is_file(self._name)
 
     def is_dir(self) -> bool:
         return bool(self._listing.below(self._name))

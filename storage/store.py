@@ -55,7 +55,7 @@ class Store:
             from stratascope.storage.remote_store import RemoteStore
 
             return RemoteStore.open_url(path, create)
-        path = Path(path).absolute()
+        path = Path(str(path).removeprefix("file://")).absolute()
         root = path / "archive.zarr" / "zarr.json"
         if not root.exists():
             if not create:

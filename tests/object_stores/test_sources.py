@@ -169,6 +169,7 @@ def test_probes_of_every_kind_come_from_a_url(bucket, tmp_path):
         (tmp_path / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4), (len(name), 0, 0)).save(tmp_path / "pictures" / name)
         bucket.upload(tmp_path / "pictures" / name, f"pictures/{name}")
+    bucket.objects.write("pictures/dog", b"")  # how some programs make a folder
     found = load_dataset("image_folder", path=f"{bucket.url}/pictures")
     assert found.class_names == ("cat", "dog")
     assert found.inputs.take_rows(np.arange(3)).shape == (3, 3, 4, 4)
