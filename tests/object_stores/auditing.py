@@ -14,8 +14,8 @@ from stratascope.tasks.report import build
 from stratascope.tasks.report.drawing import report_unit
 
 
-def audit_here(config: Path) -> AuditResult:
-    """Audit as the file `config` says, without Prefect and Dask."""
+def audit_here(config: Path, *, draws: bool = False) -> AuditResult:
+    """Audit as the file `config` says, without Prefect and Dask; the report only with `draws`."""
     settings = load_config(config)
     store = Store.open(store_folder(settings, config.parent), create=True)
     store.sweep()
@@ -32,6 +32,9 @@ def audit_here(config: Path) -> AuditResult:
     plan = make_plan(found)
     outcomes = [units.compute_unit(item) for item in outstanding(plan, store)]
     result = conclude(found, plan, outcomes, 0, 0.0)
+    store.rows()  # compacts the ledger
+    if not draws:
+        return result
     with store.claim(report_unit()):
         for name, options in found.analyses.items():
             scope = units.named(name).scope
