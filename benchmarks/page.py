@@ -99,6 +99,23 @@ def archive() -> list[str]:
     return lines + [f"| {case} | {spread(numbers, 3)} |" for case, numbers in found["seconds"].items()]
 
 
+def triage() -> list[str]:
+    found = result("triage")
+    lines = [
+        "## The misplaced score",
+        "",
+        f"{found['sound series']} sound series of small networks on the digits, {found['optimiser settings']} optimiser settings, evenly and log-spaced steps:",
+        f"{found['sound series with an alarm']} with an alarm (the highest score is {found['highest score of a sound series']:.2f}, an alarm stands above 1). Faults put into",
+        "runs that converge, one at a time. `benchmarks/triage.py`",
+        "",
+        "| fault | found |",
+        "|---|---|",
+    ]
+    for kind, counts in found["faults in converging runs"].items():
+        lines.append(f"| {kind} | {counts['found']} of {counts['tried']} |")
+    return lines
+
+
 def main() -> None:
     machine = result("extraction")["machine"]
     lines = [
@@ -110,7 +127,7 @@ def main() -> None:
         "each process. Absolute numbers are this machine's; the ratios compare cases of one run. The load while each part ran",
         "stands in its file below `benchmarks/results/`.",
     ]
-    for part in (extraction, audit, archive):
+    for part in (extraction, audit, archive, triage):
         lines += ["", *part()]
     PAGE.write_text("\n".join(lines) + "\n")
 

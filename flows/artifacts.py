@@ -11,11 +11,16 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from stratascope.flows.result import AuditResult
-from stratascope.tasks.report.drawing import read_figures
+from stratascope.storage.objects import is_url
+from stratascope.storage.store import Store
+from stratascope.tasks.checks.ci_output import markdown
+from stratascope.tasks.report.drawing import FIGURES, read_figures
+
+if TYPE_CHECKING:
+    from stratascope.flows.result import AuditResult
 
 TEMPORARY = "STRATASCOPE_TEMPORARY_SERVER"
 """Set in the environment by the command that started a server for itself alone."""
@@ -54,10 +59,15 @@ def progress_listener() -> Callable[[str, int, int], None]:
 
 
 def publish(result: AuditResult, title: str) -> None:
-    """The outcome as a table, the report as a link, and accuracy over training as a picture."""
-    from prefect.artifacts import create_image_artifact, create_link_artifact, create_table_artifact
+    """The outcome as tables and text, the report as a link, and accuracy over training as a picture."""
+    from prefect.artifacts import (
+        create_image_artifact,
+        create_link_artifact,
+        create_markdown_artifact,
+        create_table_artifact,
+    )
 
-    report = Path(result.report)
+    link = result.report if is_url(result.report) else Path(result.report).as_uri()
     columns = ("run", "step", "status", "reason")
     with suppress(Exception):
         create_table_artifact(
@@ -65,11 +75,22 @@ def publish(result: AuditResult, title: str) -> None:
             key="audit-checkpoints",
             description=f"{title}: verdict {result.verdict}",
         )
-        create_link_artifact(report.as_uri(), link_text="report", key="audit-report", description=str(report))
-        for figure in read_figures(report.parent, "overview"):
-            if figure["svg"]:
-                picture = base64.b64encode(figure["svg"].encode()).decode()
-                create_image_artifact(
-                    f"data:image/svg+xml;base64,{picture}", key="audit-trend", description=figure["title"]
-                )
-                break
+        create_table_artifact(check_table(result), key="audit-checks", description=f"verdict {result.verdict}")
+        create_markdown_artifact(markdown(result.summary()), key="audit-summary", description=title)
+        create_link_artifact(link, link_text="report", key="audit-report", description=result.report)
+        with Store.open(result.store).report_folder(wants=[f"{FIGURES}/overview"]) as report:
+            figure = next(item for item in read_figures(report, "overview") if "picture" in item)
+            picture = base64.b64encode((report / figure["picture"]).read_bytes()).decode()
+        create_image_artifact(
+            f"data:image/svg+xml;base64,{picture}", key="audit-trend", description=figure["title"]
+        )
+
+
+def check_table(result: AuditResult) -> list[dict[str, Any]]:
+    """One row for each condition: what it wants, and how often it came out how."""
+    columns = ("name", "suite", "metric", "bound", "severity")
+    levels = ("pass", "info", "warn", "fail", "error", "not_judged")
+    return [
+        {name: item[name] for name in columns} | {level: item["counts"].get(level, 0) for level in levels}
+        for item in result.conditions
+    ]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,17 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 
 from stratascope.errors import AnalysisError, ConfigurationError, StoreError, StratascopeError
+from stratascope.flows.arrivals import Arrivals
 from stratascope.flows.artifacts import progress_listener, publish, server_lasts
-from stratascope.flows.cluster import GIB, check_workers, task_runner
+from stratascope.flows.cluster import (
+    GIB,
+    await_workers,
+    check_reach,
+    check_workers,
+    placed,
+    task_runner,
+    worker_limits,
+)
 from stratascope.flows.config import load_config
 from stratascope.flows.plan import (
     Plan,
@@ -29,13 +37,18 @@ from stratascope.flows.plan import (
     survey,
 )
 from stratascope.flows.progress import listen, tell
-from stratascope.flows.result import AuditResult, conclude, outcome_without_work
+from stratascope.flows.result import AuditResult, conclude, fresh_checkpoints, outcome_without_work
+from stratascope.storage.attempts import forget_deaths
 from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
+from stratascope.storage.pruning import finish_pruning
 from stratascope.storage.store import Store
 from stratascope.tasks import preview, units
 from stratascope.tasks.analysis import named
+from stratascope.tasks.checks.filing import Judgement, judge_store
+from stratascope.tasks.limits import Limits
 from stratascope.tasks.report import build
 from stratascope.tasks.report.drawing import report_unit
+from stratascope.tasks.units import is_done
 
 _SETTINGS: dict[str, Any] = {"cache_policy": NO_CACHE, "retries": 0, "log_prints": False}
 read_file = Task(units.read_file, name="read-checkpoint", **_SETTINGS)
@@ -44,6 +57,7 @@ check_network = Task(preview.estimate, name="check-network", **_SETTINGS)
 compute_unit = Task(units.compute_unit, name="compute-unit", **_SETTINGS)
 draw_analysis = Task(build.draw_analysis, name="draw-analysis", **_SETTINGS)
 draw_overview = Task(build.draw_overview, name="draw-overview", **_SETTINGS)
+judge = Task(judge_store, name="judge-checks", task_run_name="judge-checks", **_SETTINGS)
 plan_pages = Task(build.plan_pages, name="plan-pages", **_SETTINGS)
 write_page = Task(build.write_page, name="write-page", **_SETTINGS)
 
@@ -57,9 +71,12 @@ _ATTEMPTS = 3
 class Work:
     """What one audit has done so far."""
 
+    at_once: int
+    """So many pieces of work are in hand at a time."""
     outcomes: list[units.Outcome] = field(default_factory=list)
     newly_quarantined: int = 0
     deadline: float | None = None
+    limits: Limits | None = None
     postponed: list[units.Assignment] = field(default_factory=list)
 
     def is_late(self) -> bool:
@@ -91,7 +108,7 @@ def audit_from_file(
     """Choose the workers that the configuration asks for, and audit on them."""
     path = Path(config).absolute()
     cluster = load_config(path, overrides or []).cluster
-    check_workers(cluster, 0)
+    check_reach(cluster)
     on_workers = audit_on_workers.with_options(task_runner=task_runner(cluster))
     result: AuditResult = on_workers(str(path), overrides or [], rehash, max_seconds)
     return result
@@ -107,15 +124,24 @@ def audit_on_workers(config: str, overrides: list[str], rehash: bool, max_second
     store = Store.open(store_folder(settings, path.parent), create=True)
     started = time.time()
     store.sweep()
+    forget_deaths(store)
+    finish_pruning(store)
     found = survey(settings, path.parent, store, rehash)
-    work = Work(deadline=started + max_seconds if max_seconds is not None else None)
+    at_once = _AT_ONCE * await_workers(settings.cluster)
+    work = Work(
+        at_once,
+        deadline=started + max_seconds if max_seconds is not None else None,
+        limits=worker_limits(settings.limits),
+    )
     _read_files(found, work)
     plan = make_plan(found)
     todo = {item.unit for item in outstanding(plan, store)}
     _check_networks(plan, found, todo)
-    _compute_checkpoints(plan, todo, work, settings.cluster.workers)
+    _compute_checkpoints(plan, todo, work)
     _compute_series(plan, found, todo, work)
-    result = conclude(found, plan, work.outcomes, work.newly_quarantined, time.time() - started, work.postponed)
+    judged = _judge(found, plan, work)
+    seconds = time.time() - started
+    result = conclude(found, plan, work.outcomes, work.newly_quarantined, seconds, work.postponed, judged=judged)
     # Two audits of one store would tear each other's pages: one at a time draws.
     with found.store.claim(report_unit()):
         _report(plan, found, result)
@@ -139,24 +165,27 @@ def _read_files(found: Survey, work: Work) -> None:
             reason = str(digest) if isinstance(digest, StratascopeError) else f"probe {name!r}: {digest!r}."
             raise ConfigurationError(reason) from None
         found.probes[name] = digest
-    window: deque[tuple[RunSource, CheckpointFile, Any]] = deque()
+    under_way: Arrivals[tuple[RunSource, CheckpointFile, Any]] = Arrivals()
     for number, (source, file) in enumerate(found.unread):
-        window.append((source, file, _submit_read(found, source, file)))
-        if len(window) >= _AT_ONCE * found.config.cluster.workers:
-            _take_facts(found, work, *window.popleft())
-        tell("reading checkpoints", number + 1 - len(window), len(found.unread))
-    while window:
-        _take_facts(found, work, *window.popleft())
-        tell("reading checkpoints", len(found.unread) - len(window), len(found.unread))
+        future = _submit_read(found, source, file, work.limits)
+        under_way.expect((source, file, future), [future])
+        if len(under_way) >= work.at_once:
+            _take_facts(found, work, *under_way.next())
+        tell("reading checkpoints", number + 1 - len(under_way), len(found.unread))
+    while under_way:
+        _take_facts(found, work, *under_way.next())
+        tell("reading checkpoints", len(found.unread) - len(under_way), len(found.unread))
 
 
-def _submit_read(found: Survey, source: RunSource, file: CheckpointFile) -> Any:
+def _submit_read(found: Survey, source: RunSource, file: CheckpointFile, limits: Limits | None) -> Any:
     named = read_file.with_options(task_run_name=f"read-{source.name}-{file.path.name}")
-    return named.submit(found.store.location, file, source, str(found.folder), units.facts_identity(source))
+    return named.submit(
+        found.store.location, file, source, str(found.folder), units.facts_identity(source), limits
+    )
 
 
 def _take_facts(found: Survey, work: Work, source: RunSource, file: CheckpointFile, future: Any) -> None:
-    facts = _insist(future, lambda: _submit_read(found, source, file))
+    facts = _insist(future, lambda: _submit_read(found, source, file, work.limits))
     if isinstance(facts, ConfigurationError):
         raise facts
     if isinstance(facts, BaseException):
@@ -170,13 +199,15 @@ def _check_networks(plan: Plan, found: Survey, todo: set[Any]) -> None:
     """Refuse, before any work, layers and probes that do not fit a run's network, and work that has no room."""
     fresh = [chain[0] for chain in plan.chains if chain[0].unit in todo]
     firsts = {item.unit.run: item for item in reversed(fresh)}
-    futures = [
-        check_network.with_options(task_run_name=f"check-network-{run}").submit(
-            found.store.location, item.subject.source, item.files, str(found.folder), item.subject.probes,
-            item.layers, item.requests, item.capture,
-        )
-        for run, item in firsts.items()
-    ]  # fmt: skip
+    futures = []
+    for run, item in firsts.items():
+        with placed(item.device):
+            futures.append(
+                check_network.with_options(task_run_name=f"check-network-{run}").submit(
+                    found.store.location, item.subject.source, item.files, str(found.folder), item.subject.probes,
+                    item.layers, item.requests, item.capture, item.device,
+                )
+            )  # fmt: skip
     total, memory = 0, 0
     for run, future in zip(firsts, futures, strict=True):
         estimate = _result_of(future)
@@ -195,10 +226,10 @@ def _check_networks(plan: Plan, found: Survey, todo: set[Any]) -> None:
         )
 
 
-def _compute_checkpoints(plan: Plan, todo: set[Any], work: Work, workers: int) -> None:
+def _compute_checkpoints(plan: Plan, todo: set[Any], work: Work) -> None:
     """All chains, a few at a time so that neither scheduler nor server drowns."""
     done = 0
-    window: deque[list[tuple[units.Assignment, Any]]] = deque()
+    under_way: Arrivals[list[tuple[units.Assignment, Any]]] = Arrivals()
     for chain in plan.chains:
         wanted = [item for item in chain if item.unit in todo]
         work.outcomes += [units.Outcome(item.unit, "cached") for item in chain if item.unit not in todo]
@@ -206,11 +237,15 @@ def _compute_checkpoints(plan: Plan, todo: set[Any], work: Work, workers: int) -
             work.postponed += wanted
             continue
         if wanted:
-            window.append(_submit_chain(wanted))
-        while len(window) >= _AT_ONCE * workers:
-            done = _collect(window.popleft(), work, done, len(todo))
-    while window:
-        done = _collect(window.popleft(), work, done, len(todo))
+            submitted = _submit_chain(wanted, work.limits)
+            under_way.expect(submitted, [future for _, future in submitted])
+        while len(under_way) >= work.at_once:
+            done = _collect(under_way.next(), work, done, len(todo))
+    while under_way:
+        done = _collect(under_way.next(), work, done, len(todo))
+    # What is told of an audit does not depend on which worker was quicker.
+    places = {item.unit: place for place, item in enumerate(plan.units())}
+    work.outcomes.sort(key=lambda outcome: places[outcome.unit])
 
 
 def _compute_series(plan: Plan, found: Survey, todo: set[Any], work: Work) -> None:
@@ -218,33 +253,35 @@ def _compute_series(plan: Plan, found: Survey, todo: set[Any], work: Work) -> No
         work.postponed += [item for item in plan.series if item.unit in todo]
         return
     plan.series = later_units_of_stored(found, plan)
-    wanted = [item for item in plan.series if not found.store.is_current(item.unit, item.identity)]
+    with found.store.snapshot():
+        wanted = [item for item in plan.series if not is_done(found.store, item)]
     wanted_units = {item.unit for item in wanted}
     work.outcomes += [units.Outcome(item.unit, "cached") for item in plan.series if item.unit not in wanted_units]
-    _collect([(item, _submit(item, [])) for item in wanted], work, len(todo) - len(wanted), len(todo))
+    _collect([(item, _submit(item, [], work.limits)) for item in wanted], work, len(todo) - len(wanted), len(todo))
 
 
-def _submit_chain(chain: list[units.Assignment]) -> list[tuple[units.Assignment, Any]]:
+def _submit_chain(chain: list[units.Assignment], limits: Limits | None) -> list[tuple[units.Assignment, Any]]:
     submitted: list[tuple[units.Assignment, Any]] = []
     before: list[Any] = []
     for item in chain:
-        future = _submit(item, before)
+        future = _submit(item, before, limits)
         submitted.append((item, future))
         if item.unit.analysis == "capture":
             before = [future]
     return submitted
 
 
-def _submit(item: units.Assignment, before: list[Any]) -> Any:
+def _submit(item: units.Assignment, before: list[Any], limits: Limits | None) -> Any:
     place = f"-{item.unit.step}" if item.unit.scope == "checkpoint" else ""
     name = f"{item.unit.analysis}-{item.unit.run}{place}"
     named_task: Any = compute_unit.with_options(task_run_name=name)
-    return named_task.submit(item, wait_for=before)
+    with placed(item.device):
+        return named_task.submit(replace(item, limits=limits), wait_for=before)
 
 
 def _collect(submitted: list[tuple[units.Assignment, Any]], work: Work, done: int, total: int) -> int:
     for item, future in submitted:
-        outcome = _insist(future, lambda item=item: _submit(item, []))  # type: ignore[misc]
+        outcome = _insist(future, lambda item=item: _submit(item, [], work.limits))  # type: ignore[misc]
         if not isinstance(outcome, units.Outcome):
             reason = f"{item.unit}: its worker was lost {_ATTEMPTS} times ({outcome!r}); is there enough memory?"
             outcome = units.Outcome(item.unit, "failed", reason)
@@ -274,6 +311,13 @@ def _result_of(future: Any) -> Any:
         return future.result(raise_on_failure=False)
     except Exception as error:  # a lost worker shows here, whatever Prefect's state says
         return error
+
+
+def _judge(found: Survey, plan: Plan, work: Work) -> Judgement | BaseException:
+    stored = set(found.store.units()) & {item.unit for item in plan.units()}
+    asked = (found.store.location, stored, found.config.checks, fresh_checkpoints(work.outcomes))
+    judged: Judgement | BaseException = _insist(judge.submit(*asked), lambda: judge.submit(*asked))
+    return judged
 
 
 def _report(plan: Plan, found: Survey, result: AuditResult) -> None:

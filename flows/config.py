@@ -12,31 +12,20 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stratascope.errors import ConfigurationError, did_you_mean
+from stratascope.flows.cluster_spec import ClusterSpec, LocalWorkers
 from stratascope.storage.checkpoint_files import RunSource
 from stratascope.storage.names import checked_name
 from stratascope.storage.probes import ProbeSpec
 from stratascope.tasks.analysis import Options, discover, named
 from stratascope.tasks.capture.spec import CaptureSpec
-from stratascope.tasks.checks.spec import CheckSpec
+from stratascope.tasks.checks.alerting import AlertSpec
+from stratascope.tasks.checks.spec import CheckSpec, refuse_equal_names
+from stratascope.tasks.limits import Limits
 from stratascope.tasks.report.spec import ReportSpec
 
 LOSSES = ("cross_entropy", "mse", "mae")
-
-
-class ClusterSpec(BaseModel):
-    """Where the workers are: on this machine, or at the address of a scheduler."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["local", "address"] = "local"
-    workers: int = Field(default=2, ge=1)
-    address: str | None = None
-
-    @model_validator(mode="after")
-    def _address_is_given(self) -> Self:
-        if self.kind == "address" and not self.address:
-            raise ValueError("cluster kind 'address' needs `address`, such as tcp://127.0.0.1:8786")
-        return self
+WATCHING_SETTLE = 60.0
+"""Seconds for which a file must have been left alone, where `watch` is set and `settle` is not given."""
 
 
 class AuditConfig(BaseModel):
@@ -54,10 +43,17 @@ class AuditConfig(BaseModel):
     capture: CaptureSpec = CaptureSpec()
     analyses: dict[str, dict[str, Any]] | None = None
     checks: tuple[CheckSpec, ...] | None = None
-    cluster: ClusterSpec = ClusterSpec()
+    alerts: tuple[AlertSpec, ...] = ()
+    """Who is told when a check's state changes."""
+    cluster: ClusterSpec = LocalWorkers()
+    limits: Limits = Limits()
     report: ReportSpec = ReportSpec()
     settle: float = Field(default=0.0, ge=0)
     """A file that changed within so many seconds is left for the next audit."""
+    pruned: Literal["leave", "recompute"] = "leave"
+    """Whether arrays that `stratascope prune` freed are computed again where the checkpoint is there."""
+    watch: bool = False
+    """A training is still writing: `settle` is 60 unless it is given, and no checkpoint need be there yet."""
 
     @field_validator("loss")
     @classmethod
@@ -68,6 +64,19 @@ class AuditConfig(BaseModel):
             )
         return loss
 
+    @field_validator("checks")
+    @classmethod
+    def _names_differ(cls, checks: tuple[CheckSpec, ...] | None) -> tuple[CheckSpec, ...] | None:
+        refuse_equal_names(checks)
+        return checks
+
+    @field_validator("alerts")
+    @classmethod
+    def _alerts_differ(cls, alerts: tuple[AlertSpec, ...]) -> tuple[AlertSpec, ...]:
+        if len({alert.name for alert in alerts}) < len(alerts):
+            raise ValueError("two alerts have the same name")
+        return alerts
+
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, values: Any) -> Any:
@@ -76,6 +85,12 @@ class AuditConfig(BaseModel):
             if "probes" in values:
                 raise ValueError("give `probe` or `probes`, not both")
             values["probes"] = {"probe": values.pop("probe")}
+        if isinstance(values, dict) and values.get("watch") is True:
+            values = {"settle": WATCHING_SETTLE, **values}
+            if isinstance(values.get("runs"), list):
+                values["runs"] = [
+                    {"allow_empty": True, **run} if isinstance(run, dict) else run for run in values["runs"]
+                ]
         return values
 
     @model_validator(mode="after")
@@ -117,34 +132,61 @@ def load_config(path: Path, overrides: Sequence[str] = (), model: Any = AuditCon
     Raises ConfigurationError that names the file, the place in it, and the nearest known key.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigurationError(f"{path} is no YAML: {error}.") from None
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path} is empty or no mapping: see `stratascope config schema`.")
     for override in overrides:
         _override(content, override)
-    content = _with_environment(content)
     try:
+        content = _with_environment(content)
         settings = model.model_validate(content)
     except ValidationError as error:
         raise ConfigurationError(explain(error, model, path.name)) from None
+    except RecursionError:
+        raise ConfigurationError(
+            f"{path} is nested too deeply, or contains itself (`&name` and `*name`)."
+        ) from None
     if isinstance(settings, AuditConfig):
         settings.chosen_analyses(path.name)
     return settings
+
+
+def _yaml(text: str) -> Any:
+    """What the YAML `text` says. Raises ValueError where it is none."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (AttributeError, LookupError, TypeError, OverflowError) as error:
+        # Found by feeding it noise: tags such as `!!timestamp` on a text that is none.
+        raise ValueError(f"a value in it cannot be understood ({error})") from None
 
 
 def _override(content: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator:
         raise ConfigurationError(f"--set {override!r} is not of the form key=value.")
+    try:
+        value = _yaml(text)
+    except ValueError as error:
+        raise ConfigurationError(f"--set {override!r}: its value is no YAML: {error}.") from None
     *parents, last = key.split(".")
     place: Any = content
-    for parent in parents:
-        place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
-    place[int(last) if isinstance(place, list) else last] = yaml.safe_load(text)
+    try:
+        for parent in parents:
+            place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
+        place[int(last) if isinstance(place, list) else last] = value
+    except (AttributeError, IndexError, TypeError, ValueError):
+        raise ConfigurationError(
+            f"--set {override!r}: there is no place {key!r}; a list takes the number of one of its entries, "
+            "and below a single value there is nothing."
+        ) from None
 
 
 def _with_environment(value: Any) -> Any:
@@ -169,11 +211,17 @@ def explain(error: ValidationError, model: Any, where: str) -> str:
     """One sentence for each complaint of pydantic, with the place in the file and the nearest known key."""
     sentences = []
     for item in error.errors():
-        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]).lstrip(".")
+        known, parts = _place_in_schema(model, item["loc"])
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
         if item["type"] == "extra_forbidden":
-            known = _known_keys(model, item["loc"][:-1])
             key = str(item["loc"][-1])
             sentences.append(f"{where}: {place}: there is no key {key!r}." + did_you_mean(key, known))
+        elif item["type"] == "union_tag_invalid":
+            tag, tags = item["ctx"]["tag"], re.findall(r"'(\w+)'", item["ctx"]["expected_tags"])
+            sentences.append(
+                f"{where}: {place}: there is no kind {tag!r}; there are {', '.join(tags)}."
+                + did_you_mean(tag, tags)
+            )
         else:
             given = (
                 f" (given: {item['input']!r})"
@@ -186,17 +234,28 @@ def explain(error: ValidationError, model: Any, where: str) -> str:
     return "\n".join(sentences)
 
 
-def _known_keys(model: Any, location: tuple[int | str, ...]) -> list[str]:
-    """The keys of the model that stands at `location`, found through the JSON schema."""
+def _place_in_schema(model: Any, location: tuple[int | str, ...]) -> tuple[list[str], list[int | str]]:
+    """The keys that are known beside the last part of `location`, and the parts that stand in the file.
+
+    Both are found through the JSON schema. Pydantic also names the kind that it took, which is no key of the file.
+    """
     schema = model.model_json_schema()
-    place = schema
+    place: Any = schema
+    shown: list[int | str] = []
+    known: list[str] = []
     for part in location:
         place = _resolved(place, schema)
+        tags = place.get("discriminator", {}).get("mapping", {})
+        if part in tags:
+            place = {"$ref": tags[part]}
+            continue
+        shown.append(part)
+        known = list(place.get("properties", {}))
         if isinstance(part, int):
             place = place.get("items", {})
         else:
             place = place.get("properties", {}).get(part) or place.get("additionalProperties") or {}
-    return list(_resolved(place, schema).get("properties", {}))
+    return known, shown
 
 
 def _resolved(place: Any, schema: dict[str, Any]) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,17 @@ from stratascope.storage.digests import identity_of
 from stratascope.storage.file_memory import FileMemory, file_state
 from stratascope.storage.objects import local_or_url
 from stratascope.storage.probes import build_probe, probe_source_files
+from stratascope.storage.pruning import lost_arrays
+from stratascope.storage.remote_paths import paths_of
 from stratascope.storage.store import Store
 from stratascope.storage.units import Unit
 from stratascope.tasks.analysis import Analysis, CaptureRequest, Options, named
 from stratascope.tasks.capture.spec import CAPTURE_VERSION
 from stratascope.tasks.contexts import RejectedFile, Subject
 from stratascope.tasks.report.drawing import report_unit
-from stratascope.tasks.units import Assignment, facts_identity
+from stratascope.tasks.units import Assignment, facts_identity, is_done
 
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 
 
 @dataclass
@@ -44,6 +46,21 @@ class Survey:
     unknown_probes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class GoneCheckpoint:
+    """A checkpoint that was audited and has no file any more; `capture` stands for it in series, where it can."""
+
+    run: str
+    step: int
+    file: str
+    capture: Assignment | None
+
+    @property
+    def reason(self) -> str:
+        kept = "the file is gone; its results are kept"
+        return kept if self.capture is not None else f"{kept}, as another configuration computed them"
+
+
 @dataclass
 class Plan:
     """All units in their order of dependence, and where every file went."""
@@ -55,6 +72,9 @@ class Plan:
     """Series of each run, then what compares runs."""
     rejected: list[tuple[str, CheckpointFile, str, str]]
     """(run, file, status, reason) of files that are quarantined or deferred."""
+    gone: list[GoneCheckpoint] = field(default_factory=list)
+    lost: dict[Unit, frozenset[str]] = field(default_factory=dict)
+    """What pruning took from captures."""
 
     def units(self) -> list[Assignment]:
         return [item for chain in self.chains for item in chain] + self.series
@@ -125,6 +145,11 @@ def _is_fresh(file: CheckpointFile, seconds: float) -> bool:
 
 def make_plan(found: Survey) -> Plan:
     """Every unit that this audit wants, with its identity. Raises ConfigurationError for two files of one step."""
+    with found.store.snapshot():
+        return _make_plan(found)
+
+
+def _make_plan(found: Survey) -> Plan:
     plan = Plan({}, [], [], [])
     requests = requests_of(found)
     for source in found.sources:
@@ -137,9 +162,48 @@ def make_plan(found: Survey) -> Plan:
                 plan.rejected.append((source.name, file, facts["status"], facts["reason"]))
         listing = settle(source, usable, found.facts[source.name])
         plan.listings[source.name] = listing
-        plan.chains += [_chain(found, source, file, requests) for file in listing.checkpoints]
+        for file in listing.checkpoints:
+            unit = Unit("checkpoint", source.name, file.step or 0, "capture")
+            if (lost := lost_arrays(found.store.manifest(unit))) and found.config.pruned == "leave":
+                plan.lost[unit] = lost
+            plan.chains.append(_chain(found, source, file, requests, plan.lost.get(unit, frozenset())))
+        plan.gone += _gone(found, plan, source, requests)
     plan.series = later_units(found, plan, [chain[0] for chain in plan.chains])
     return plan
+
+
+def _gone(
+    found: Survey, plan: Plan, source: RunSource, requests: tuple[CaptureRequest, ...]
+) -> Iterator[GoneCheckpoint]:
+    """Checkpoints of a run that are stored and whose files are gone.
+
+    One stands for its step in the series of the run as long as it was captured as this configuration says, and what
+    reading its file told is remembered.
+    """
+    listing = plan.listings[source.name]
+    listed = {file.step for file in (*listing.checkpoints, *listing.unselected)}
+    memory = FileMemory(found.store)
+    stored = {}
+    for step in found.store.captured_steps(source.name):
+        if step not in listed:
+            manifest = found.store.manifest(Unit("checkpoint", source.name, step, "capture"))
+            if manifest is not None and manifest.recorded.get("files"):
+                stored[step] = manifest
+    paths = paths_of(manifest.recorded["files"][0] for manifest in stored.values())
+    for step, manifest in stored.items():
+        unit, name = manifest.unit, manifest.recorded["files"][0]
+        if not name or paths[name].exists():
+            continue
+        weights = manifest.identity_parts.get("weights", "")
+        wanted = _capture_parts(found, source, weights, requests)
+        facts = memory.recall_gone(paths[name], facts_identity(source)) or {}
+        narrowed = source.select.steps is not None or source.select.last is not None
+        capture = None
+        if not narrowed and identity_of(wanted) == manifest.identity and facts.get("weights_digest") == weights:
+            file = CheckpointFile(source.name, step, paths[name], "safetensors", ())
+            capture = Assignment(unit, manifest.identity, wanted, (_subject(found, source),), (file,))
+            plan.lost |= {unit: lost} if (lost := lost_arrays(manifest)) else {}
+        yield GoneCheckpoint(source.name, step, name, capture)
 
 
 def _subject(found: Survey, source: RunSource) -> Subject:
@@ -154,29 +218,49 @@ def requests_of(found: Survey) -> tuple[CaptureRequest, ...]:
     return tuple(named(name).request(options) for name, options in found.analyses.items())
 
 
-def _chain(
-    found: Survey, source: RunSource, file: CheckpointFile, requests: tuple[CaptureRequest, ...]
-) -> list[Assignment]:
+def _capture_parts(
+    found: Survey, source: RunSource, weights: str, requests: tuple[CaptureRequest, ...]
+) -> dict[str, Any]:
+    """What decides whether the capture of a checkpoint with these weights is still the right one."""
     config = found.config
-    base = {
-        "weights": found.facts[source.name][file.path]["weights_digest"],
+    return {
+        "weights": weights,
         "model": source.model.model_dump(mode="json"),
         "probes": found.probes,
-    }
-    wanted = {
-        **base,
         "capture": config.capture.model_dump(mode="json", exclude={"batch_size"}),
         "version": CAPTURE_VERSION,
         "layers": list(config.layers) if config.layers is not None else None,
         "requests": sorted([[*request.layers], [*request.keep]] for request in requests if request.layers),
     }
+
+
+def _lacks(analysis: Analysis, options: Options, lost: frozenset[str]) -> bool:
+    """Whether an analysis reads of captured layers what was pruned."""
+    if "activations" not in analysis.needs or not lost:
+        return False
+    kept = analysis.request(options).keep
+    return not kept or bool(lost & set(kept))
+
+
+def _chain(
+    found: Survey,
+    source: RunSource,
+    file: CheckpointFile,
+    requests: tuple[CaptureRequest, ...],
+    lost: frozenset[str],
+) -> list[Assignment]:
+    config = found.config
+    wanted = _capture_parts(found, source, found.facts[source.name][file.path]["weights_digest"], requests)
+    base = {name: wanted[name] for name in ("weights", "model", "probes")}
     shared: dict[str, Any] = {
         "subjects": (_subject(found, source),), "files": (file,), "capture": config.capture,
-        "layers": config.layers, "requests": requests,
+        "layers": config.layers, "requests": requests, "restore": config.pruned == "recompute",
     }  # fmt: skip
     step = file.step
     assert step is not None
-    chain = [Assignment(Unit("checkpoint", source.name, step, "capture"), identity_of(wanted), wanted, **shared)]
+    card = "cuda" if config.cluster.gpus_per_worker else "cpu"
+    capture = Unit("checkpoint", source.name, step, "capture")
+    chain = [Assignment(capture, identity_of(wanted), wanted, device=card, **shared)]
     for name, options in found.analyses.items():
         analysis = named(name)
         if analysis.scope != "checkpoint":
@@ -187,30 +271,63 @@ def _chain(
         if "activations" in analysis.needs:
             parts["capture"] = chain[0].identity
         unit = Unit("checkpoint", source.name, step, name)
-        chain.append(Assignment(unit, identity_of(parts), parts, options=chosen, **shared))
+        device = card if analysis.needs & {"network", "gradients"} else "cpu"
+        missing = ((source.name, step),) if _lacks(analysis, options, lost) else ()
+        chain.append(
+            Assignment(unit, identity_of(parts), parts, options=chosen, device=device, pruned=missing, **shared)
+        )
     return chain
 
 
 def later_units(found: Survey, plan: Plan, captures: Sequence[Assignment]) -> list[Assignment]:
     """The series of each run and what compares runs, over the checkpoints of `captures`."""
-    analyses = {name: (named(name), options.model_dump(mode="json")) for name, options in found.analyses.items()}
+    analyses = {name: (named(name), options) for name, options in found.analyses.items()}
+    captures = [*captures, *(item.capture for item in plan.gone if item.capture is not None)]
     assignments = []
     for source in found.sources:
-        mine = [item for item in captures if item.unit.run == source.name]
+        mine = sorted((item for item in captures if item.unit.run == source.name), key=lambda item: item.unit)
         rejected = tuple(
             RejectedFile(run, file.step if file.step is not None else -1, file.path.name, reason)
             for run, file, status, reason in plan.rejected
             if run == source.name and status == "quarantined"
+        ) + tuple(
+            RejectedFile(item.run, item.step, Path(item.file).name, item.reason, "gone")
+            for item in plan.gone
+            if item.run == source.name
         )
-        for name, (analysis, chosen) in analyses.items():
+        for name, (analysis, options) in analyses.items():
             if analysis.scope == "series" and (mine or "rejected" in analysis.needs):
                 unit = Unit("series", source.name, -1, name)
-                assignments.append(_later(unit, analysis, chosen, mine, [_subject(found, source)], rejected))
-    for name, (analysis, chosen) in analyses.items():
+                subjects = [_subject(found, source)]
+                assignments.append(_with_what_is_left(found, plan, unit, options, mine, subjects, rejected))
+    for name, (analysis, options) in analyses.items():
         if analysis.scope == "cohort" and captures:
             subjects = [_subject(found, source) for source in found.sources]
-            assignments.append(_later(Unit("cohort", "", -1, name), analysis, chosen, captures, subjects, ()))
+            order = {source.name: place for place, source in enumerate(found.sources)}
+            every = sorted(captures, key=lambda item: (order[item.unit.run], item.unit))
+            unit = Unit("cohort", "", -1, name)
+            assignments.append(_with_what_is_left(found, plan, unit, options, every, subjects, ()))
     return assignments
+
+
+def _with_what_is_left(
+    found: Survey,
+    plan: Plan,
+    unit: Unit,
+    options: Options,
+    captures: Sequence[Assignment],
+    subjects: Sequence[Subject],
+    rejected: tuple[RejectedFile, ...],
+) -> Assignment:
+    """The unit over all `captures`, or, where some were pruned since and it is not stored so, over the others."""
+    analysis, chosen = named(unit.analysis), options.model_dump(mode="json")
+    whole = _later(unit, analysis, chosen, captures, subjects, rejected)
+    lacking = {item.unit for item in captures if _lacks(analysis, options, plan.lost.get(item.unit, frozenset()))}
+    if not lacking or found.store.is_current(unit, whole.identity):
+        return whole
+    rest = [item for item in captures if item.unit not in lacking]
+    missing = tuple(sorted((item.run, item.step) for item in lacking))
+    return replace(_later(unit, analysis, chosen, rest, subjects, rejected), pruned=missing)
 
 
 def _later(
@@ -238,25 +355,30 @@ def later_units_of_stored(found: Survey, plan: Plan) -> list[Assignment]:
     captures = [chain[0] for chain in plan.chains]
     with found.store.snapshot():
         stored = [item for item in captures if found.store.is_current(item.unit, item.identity)]
-    return later_units(found, plan, stored)
+        return later_units(found, plan, stored)
 
 
 def report_identity(plan: Plan, found: Survey) -> str:
     """What the report was drawn from."""
     parts = {
         "units": sorted(f"{item.unit}{item.identity}" for item in plan.units()),
-        "rejected": sorted(f"{file.path}{status}" for _, file, status, _ in plan.rejected),
+        # A file that is still being written changes nothing that is drawn: it is told, and waits for its time.
+        "rejected": sorted(f"{file.path}{status}" for _, file, status, _ in plan.rejected if status != "deferred"),
         "report": found.config.report.model_dump(mode="json"),
         "checks": [check.model_dump(mode="json") for check in found.config.checks or ()],
         "version": REPORT_VERSION,
     }
+    if plan.gone:
+        parts["gone"] = sorted(f"{item.run} {item.step}" for item in plan.gone)
+    if plan.lost:
+        parts["pruned"] = sorted(f"{unit}{sorted(lost)}" for unit, lost in plan.lost.items())
     return identity_of(parts)
 
 
 def outstanding(plan: Plan, store: Store) -> list[Assignment]:
     """The units that are not stored under their identity."""
     with store.snapshot():
-        return [item for item in plan.units() if not store.is_current(item.unit, item.identity)]
+        return [item for item in plan.units() if not is_done(store, item)]
 
 
 def store_folder(config: AuditConfig, folder: Path) -> Path | str:
@@ -267,4 +389,5 @@ def store_folder(config: AuditConfig, folder: Path) -> Path | str:
 def is_up_to_date(plan: Plan, found: Survey) -> bool:
     """Whether every unit is stored and the report was drawn from exactly that."""
     identity = report_identity(plan, found)
-    return found.store.is_current(report_unit(), identity) and not outstanding(plan, found.store)
+    with found.store.snapshot():
+        return found.store.is_current(report_unit(), identity) and not outstanding(plan, found.store)

@@ -25,6 +25,8 @@ from pathlib import Path
 from stratascope.errors import ClusterError
 
 _START_SECONDS = 120
+_RESTARTS = 5
+"""So often a server that dies is replaced; one that dies more often has a reason that will not pass."""
 _QUIET = {
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
@@ -150,26 +152,60 @@ def _server_process(home: Path) -> Iterator[str]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
-        with open(home / "server.log", "wb") as log:
-            server = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__, str(listener.fileno()), str(os.getpid()), str(home)],
-                env=_server_environment(home),
-                pass_fds=[listener.fileno()],
+        server = _Server(home, listener)
+        try:
+            # Meanwhile load what the flow will need: on two cores that costs no time.
+            import stratascope.flows.audit  # noqa: F401
+
+            _wait_until_healthy(server.process, address, home / "server.log")
+            server.keep_alive()
+            yield address
+        finally:
+            server.stop()
+
+
+class _Server:
+    """A server in a process of its own. Should it die, another takes its place on the same socket and database.
+
+    The socket stays open here, so that whoever calls meanwhile waits a few seconds instead of being refused.
+    """
+
+    def __init__(self, home: Path, listener: socket.socket) -> None:
+        self._home, self._listener = home, listener
+        self._stopped = threading.Event()
+        self._changing = threading.Lock()
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with open(self._home / "server.log", "ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", __name__, str(self._listener.fileno()), str(os.getpid()), str(self._home)],
+                env=_server_environment(self._home),
+                pass_fds=[self._listener.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-            )
-    try:
-        # Meanwhile load what the flow will need: on two cores that costs no time.
-        import stratascope.flows.audit  # noqa: F401
+            )  # fmt: skip
 
-        _wait_until_healthy(server, address, home / "server.log")
-        yield address
-    finally:
-        # Nothing of it is kept, so nothing is waited for.
-        server.kill()
-        server.wait()
+    def keep_alive(self) -> None:
+        """From now on replace a process that dies, a few times."""
+        threading.Thread(target=self._replace, daemon=True).start()
+
+    def _replace(self) -> None:
+        for _ in range(_RESTARTS):
+            self.process.wait()
+            with self._changing:
+                if self._stopped.is_set():
+                    return
+                self.process = self._start()
+
+    def stop(self) -> None:
+        """End the process. Nothing of it is kept, so nothing is waited for."""
+        with self._changing:
+            self._stopped.set()
+        self.process.kill()
+        self.process.wait()
 
 
 def _server_environment(home: Path) -> dict[str, str]:
@@ -232,6 +268,8 @@ def _prepare_database(home: Path) -> None:
     """
     import pooch
 
+    if _database(home).exists():  # of the server before this one
+        return
     kept = Path(pooch.os_cache("stratascope")) / "prefect"
     if copy_kept_database(kept, _database(home)):
         return

@@ -115,6 +115,9 @@ def find_checkpoints(source: RunSource, folder: Path) -> list[CheckpointFile]:
         raise ConfigurationError(
             f"run {source.name!r}: no checkpoint matches {place}. Check the path, or set `allow_empty: true`."
         )
+    if source.only is not None:
+        wanted = set(json.loads(Path(source.only).read_text(encoding="utf-8")))
+        found = [item for item in found if str(item.path) in wanted]
     return found
 
 
@@ -180,7 +183,7 @@ def settle(source: RunSource, files: Sequence[CheckpointFile], facts: Mapping[Pa
         listing.checkpoints.append(first)
     steps = [item.step for item in listing.checkpoints if item.step is not None]
     listing.missing_steps = missing_steps(steps)
-    chosen = _selected(steps, source.select)
+    chosen = selected_steps(steps, source.select)
     listing.unselected = [item for item in listing.checkpoints if item.step not in chosen]
     listing.checkpoints = [item for item in listing.checkpoints if item.step in chosen]
     return listing
@@ -222,7 +225,8 @@ def step_in_name(item: CheckpointFile) -> int | None:
     return None
 
 
-def _selected(steps: Sequence[int], select: SelectSpec) -> set[int]:
+def selected_steps(steps: Sequence[int], select: SelectSpec) -> set[int]:
+    """Those of the ascending `steps` that `select` chooses."""
     chosen = list(steps)
     if select.steps is not None:
         chosen = [step for step in chosen if step in select.steps]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
+from stratascope.storage.digests import sealed, unsealed
 from stratascope.storage.store import Store
 
 
@@ -35,8 +35,18 @@ class FileMemory:
     def recall(self, path: Path, identity: str) -> dict[str, Any] | None:
         """The facts remembered of `path` under `identity`; None where it changed or is unknown."""
         try:
-            content = json.loads(self._store.read_bytes(self._name(path, identity)))
+            content = unsealed(self._store.read_bytes(self._name(path, identity)))
             return content["facts"] if content["state"] == file_state(path) else None
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def recall_gone(self, path: Path, identity: str) -> dict[str, Any] | None:
+        """The facts remembered of `path` under `identity` although it is gone; None where it is there, or unknown."""
+        try:
+            if path.exists():
+                return None
+            facts: dict[str, Any] = unsealed(self._store.read_bytes(self._name(path, identity)))["facts"]
+            return facts
         except (OSError, ValueError, KeyError):
             return None
 
@@ -45,7 +55,7 @@ class FileMemory:
     ) -> None:
         """Remember `facts` of `path`; `state` is its `file_state` from before it was read."""
         content = {"state": state if state is not None else file_state(path), "facts": facts}
-        self._store.write_bytes(self._name(path, identity), json.dumps(content, sort_keys=True).encode())
+        self._store.write_bytes(self._name(path, identity), sealed(content))
 
     def _name(self, path: Path, identity: str) -> str:
         name = hashlib.sha256(f"{path.absolute()}\n{identity}".encode()).hexdigest()[:40]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from stratascope.errors import DamagedStoreError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,11 +53,13 @@ COLUMNS = (
 )  # fmt: skip
 """The public columns, in order (design, section 7)."""
 
-_SOURCES = b"stratascope_sources"
+PARQUET: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+"""How every file of rows is written: a flipped byte is found by reading."""
 assert set(COLUMNS) == {item.name for item in fields(Row)}
 
 
-def _schema() -> pa.Schema:
+def schema() -> pa.Schema:
+    """The columns with their types."""
     import pyarrow as pa
 
     kinds = {"step": pa.int64(), "n": pa.int64(), "other_step": pa.int64(),
@@ -78,39 +82,43 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     for row in table:
         if row["status"] not in ("ok", "vacuous"):
             row["value"] = math.nan
-    parquet.write_table(pa.Table.from_pylist(table, schema=_schema()), path, compression="zstd")
+    parquet.write_table(pa.Table.from_pylist(table, schema=schema()), path, **PARQUET)
 
 
-def write_compacted(path: Path, sources: Iterable[Path], identity: str) -> None:
-    """Join the rows of `sources` into one file that remembers their `identity`; by temporary name and rename."""
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
+@contextmanager
+def reading(path: Path, encoded: Sequence[str] = ()) -> Iterator[pa.parquet.ParquetFile]:
+    """The open file of rows `path`, whose checksums are tested; `encoded` columns come as dictionaries.
 
-    tables = [parquet.ParquetFile(source).read() for source in sources]
-    table = pa.concat_tables(tables) if tables else _schema().empty_table()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    parquet.write_table(table.replace_schema_metadata({_SOURCES: identity}), temporary, compression="zstd")
-    os.replace(temporary, path)
-
-
-def compacted_identity(path: Path) -> str | None:
-    """What `write_compacted` was told of the file `path`; None where there is none or it is damaged."""
+    Raises DamagedStoreError where a checksum does not hold, FileNotFoundError where there is no file.
+    """
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     try:
-        found = parquet.read_schema(path).metadata or {}
-    except (OSError, pa.ArrowException):
-        return None
-    return found[_SOURCES].decode() if _SOURCES in found else None
+        with parquet.ParquetFile(path, page_checksum_verification=True, read_dictionary=list(encoded)) as file:
+            yield file
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedStoreError(
+            f"the rows in {path} cannot be read ({str(error).strip()}); run `stratascope verify`, then audit again."
+        ) from None
+
+
+def read_table(path: Path) -> pa.Table:
+    """All rows of the file `path`, in the public columns. Raises DamagedStoreError, FileNotFoundError."""
+    with reading(path) as file:
+        return file.read(columns=list(COLUMNS)).replace_schema_metadata(None)
+
+
+def joined(tables: Iterable[pa.Table]) -> pa.Table:
+    """All `tables` one after the other; an empty one with the public columns where there are none."""
+    import pyarrow as pa
+
+    found = list(tables)
+    return pa.concat_tables(found) if found else schema().empty_table()
 
 
 def read_files(paths: Iterable[Path]) -> pd.DataFrame:
     """The rows of all `paths` as one data frame with `COLUMNS`; empty where there are none."""
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    tables = [parquet.ParquetFile(path).read() for path in paths]
-    tables = [table.replace_schema_metadata(None) for table in tables]
-    return (pa.concat_tables(tables) if tables else _schema().empty_table()).to_pandas()
+    return joined(read_table(path) for path in paths).to_pandas()

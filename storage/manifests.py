@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stratascope.storage.digests import sealed, unsealed
 from stratascope.storage.units import Unit
 
-MANIFEST_SCHEMA = 1
+MANIFEST_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,16 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """The content of the file that `read_manifest` reads."""
-    return json.dumps({"schema": MANIFEST_SCHEMA, **asdict(manifest)}, sort_keys=True, indent=1).encode()
+    return sealed({"schema": MANIFEST_SCHEMA, **asdict(manifest)})
+
+
+NOTES = ("_files", "_damaged")
+"""Folders beside the manifests that hold notes of another kind."""
+
+
+def manifest_files(root: Path) -> list[Path]:
+    """The files of all manifests of the store at `root`, sorted."""
+    return [path for path in sorted((root / "manifests").rglob("*.json")) if not set(NOTES) & set(path.parts)]
 
 
 def read_manifest(path: Path) -> Manifest | None:
@@ -85,7 +94,7 @@ def read_manifest(path: Path) -> Manifest | None:
 def parse_manifest(data: bytes) -> Manifest | None:
     """The manifest that `manifest_bytes` wrote; None where it is damaged."""
     try:
-        content = json.loads(data)
+        content = unsealed(data)
         return Manifest(
             unit=Unit(**content["unit"]),
             identity=content["identity"],

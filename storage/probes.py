@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from stratascope.errors import ProbeError, StratascopeError
 from stratascope.storage.archive import join_path
 from stratascope.storage.datasets import SOURCES, load_dataset, source_files
-from stratascope.storage.datasets.dataset import Dataset, Kind, Normalization, leaves_of, nested, take, take_rows
+from stratascope.storage.datasets.dataset import Dataset, Kind, Normalization, leaves_of, nested, take
 from stratascope.storage.digests import array_digest, identity_of
 from stratascope.storage.factories import import_folder
+from stratascope.storage.probe_rows import PreparedRows, plain, prepared, rows_digest
 
 if TYPE_CHECKING:
     from stratascope.storage.staging import StagedUnit
@@ -124,7 +125,11 @@ def probe_source_files(spec: ProbeSpec, folder: Path) -> list[Path] | None:
 
 
 def build_probe(name: str, spec: ProbeSpec, folder: Path) -> Probe:
-    """Load, sample (seeded, in proportion to the classes) and normalise. Raises ProbeError, ConfigurationError."""
+    """Load, sample (seeded, in proportion to the classes) and normalise. Raises ProbeError, ConfigurationError.
+
+    Inputs of more than `HELD_BYTES` stay with their source, are read for the digest once, and again slice by slice
+    whenever they are asked for.
+    """
     if spec.dataset is not None:
         data = load_dataset(spec.dataset, split=spec.split, folder=folder, **spec.args)
         return _probe_of(name, spec, data)
@@ -146,18 +151,16 @@ def _probe_of(name: str, spec: ProbeSpec, data: Dataset) -> Probe:
     rows = stratified_sample(data.targets, len(data), spec.limit, spec.seed)
     if len(rows) == 0:
         raise ProbeError(f"probe {name!r} is empty: check its `limit` and its source.")
-    leaves = {part: _plain(name, part, values) for part, values in take_rows(data.inputs, rows).items()}
     normalization = _normalization(name, spec, data)
-    if normalization is not None and data.denormalize is None:
-        leaves = {part: _normalized(name, values, normalization, data.kind) for part, values in leaves.items()}
-    targets = None if data.targets is None else _plain(name, "targets", take(np.asarray(data.targets), rows))
+    leaves = prepared(name, data, rows, normalization if data.denormalize is None else None)
+    targets = None if data.targets is None else plain(name, "targets", take(np.asarray(data.targets), rows))
     identities = rows if data.sample_id is None else take(data.sample_id, rows)
     if len(np.unique(identities)) != len(identities):
         raise ProbeError(f"probe {name!r}: its sample ids are not unique.")
     masks = {part: np.ascontiguousarray(take(mask, rows)) for part, mask in data.masks.items()}
     digest = identity_of(
         {
-            "inputs": {part: array_digest(values) for part, values in leaves.items()},
+            "inputs": {part: _digest_of(values) for part, values in leaves.items()},
             "targets": None if targets is None else array_digest(targets),
             "sample_id": array_digest(identities),
             "class_names": list(data.class_names),
@@ -172,6 +175,10 @@ def _probe_of(name: str, spec: ProbeSpec, data: Dataset) -> Probe:
         name, spec.role, nested(leaves), targets, identities, data.class_names, digest, data.kind, normalization,
         masks, dict(data.names),
     )  # fmt: skip
+
+
+def _digest_of(values: np.ndarray | PreparedRows) -> str:
+    return values.digest if isinstance(values, PreparedRows) else array_digest(values)
 
 
 def stratified_sample(targets: np.ndarray | None, count: int, limit: int | None, seed: int) -> np.ndarray:
@@ -193,15 +200,6 @@ def stratified_sample(targets: np.ndarray | None, count: int, limit: int | None,
         for value, number in zip(classes, quota, strict=True)
     ]
     return np.sort(np.concatenate(chosen)).astype(np.int64)
-
-
-def _plain(name: str, part: str, values: np.ndarray) -> np.ndarray:
-    """`values` as a contiguous array of numbers in the machine's byte order."""
-    if values.dtype.kind not in "biuf":
-        raise ProbeError(
-            f"probe {name!r}: {part or 'inputs'} are {values.dtype}; expected numbers, all samples of one shape."
-        )
-    return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("="))
 
 
 def _normalization(name: str, spec: ProbeSpec, data: Dataset) -> Normalization | None:
@@ -228,31 +226,12 @@ def _normalization(name: str, spec: ProbeSpec, data: Dataset) -> Normalization |
     return Normalization(std=(1 / data.scale,), scale=data.scale)
 
 
-def _normalized(name: str, values: np.ndarray, by: Normalization, kind: Kind) -> np.ndarray:
-    """float32 (values / scale - mean) / std, by channel: the last axis of a series, else the first one."""
-    axis = values.ndim - 1 if kind == "series" else 1
-    channels = values.shape[axis] if 0 < axis < values.ndim else 1
-    if len(by.mean) not in (1, channels) or len(by.std) not in (1, channels):
-        raise ProbeError(
-            f"probe {name!r} has {channels} channels, `normalize` gives {len(by.mean)} means and {len(by.std)} "
-            "spreads."
-        )
-    result = values.astype(np.float32)
-    shape = tuple(-1 if number == axis else 1 for number in range(values.ndim))
-    if by == Normalization(std=(1 / (by.scale or 1.0),), scale=by.scale):
-        return result  # `none`: dividing by the scale and by its inverse would only round.
-    result /= np.float32(by.scale or 1.0)
-    result -= np.asarray(by.mean, np.float32).reshape(shape if len(by.mean) > 1 else (1,) * values.ndim)
-    result /= np.asarray(by.std, np.float32).reshape(shape if len(by.std) > 1 else (1,) * values.ndim)
-    return result
-
-
 # -- the archive ---------------------------------------------------------------------------------------------
 
 
 class _NamedArray(NamedTuple):
     dims: tuple[str, ...]
-    values: np.ndarray
+    values: Any
     attributes: dict[str, Any]
 
 
@@ -270,14 +249,14 @@ def store_probe(staged: StagedUnit, probe: Probe) -> None:
         "normalization": normalization,
     }  # fmt: skip
     staged.write_array("sample_id", _NamedArray(("sample",), probe.sample_id, whole))
-    dims_of = {}
+    dims_of: dict[str, tuple[str, ...]] = {}
     for position, (name, values) in enumerate(leaves_of(probe.inputs).items()):
         prefix = f"{name.replace('/', '_')}_" if name else ""
         dims_of[name] = _dimensions(
             values, probe.kind if not name else "array", prefix, sizes, name in probe.masks
         )
         facts = {"name": name, "position": position, "normalization": normalization}
-        staged.write_array(_path("input", name), _NamedArray(dims_of[name], values, facts))
+        _write_input(staged, _path("input", name), _NamedArray(dims_of[name], values, facts))
     for position, (name, mask) in enumerate(probe.masks.items()):
         dims = dims_of[name][:2]
         staged.write_array(_path("mask", name), _NamedArray(dims, mask, {"name": name, "position": position}))
@@ -287,6 +266,21 @@ def store_probe(staged: StagedUnit, probe: Probe) -> None:
     for name, words in probe.names.items():
         values = np.array(words)
         staged.write_array(_path("names", name), _NamedArray((f"{name}_name",), values, {"name": name}))
+
+
+def _write_input(staged: StagedUnit, path: str, array: _NamedArray) -> None:
+    """Write `array` slice by slice. Raises ProbeError where its source no longer gives what it gave before."""
+    if not isinstance(array.values, PreparedRows):
+        staged.write_array(path, array)
+        return
+    writer = staged.create_array(
+        path, dims=array.dims, shape=array.values.shape, dtype=array.values.dtype, attributes=array.attributes
+    )
+    if rows_digest(array.values, writer.append) != array.values.digest:
+        raise ProbeError(
+            f"probe {staged.unit.analysis!r} gives other samples each time it is read: a probe must stay the same, so "
+            "seed its source and leave out random augmentation."
+        )
 
 
 def _path(group: str, name: str) -> str:

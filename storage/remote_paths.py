@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
@@ -257,9 +257,22 @@ def path_of(place: str, folder: Path) -> Any:
     return listed_path(found) if isinstance(found, str) else found
 
 
-def still_there(place: str) -> bool:
-    """Whether there is something at `place`, a path or a URL."""
-    return bool(listed_path(place).exists()) if is_url(place) else Path(place).exists()
+def paths_of(places: Iterable[str]) -> dict[str, Any]:
+    """Each of `places`, absolute paths or URLs, as a path; what lies in one folder behind a URL is listed once."""
+    found: dict[str, Any] = {place: Path(place) for place in places}
+    folders = {place: _folder_of(place) for place in found if is_url(place)}
+    listed = dict(zip(set(folders.values()), together(listed_path, set(folders.values())), strict=True))
+    for place, folder in folders.items():
+        found[place] = listed[folder] if folder == place else listed[folder] / PurePosixPath(place).name
+    return found
+
+
+def _folder_of(url: str) -> str:
+    """The folder above `url`; `url` itself where that cannot be listed."""
+    root, name = split_url(url)
+    if not name or root.startswith(("http://", "https://")):
+        return url
+    return "/".join((root, *PurePosixPath(name).parts[:-1]))
 
 
 _kept = ExitStack()

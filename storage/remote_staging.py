@@ -12,6 +12,7 @@ from typing import Any
 
 from stratascope.errors import StoreError
 from stratascope.storage.archive import group_bytes
+from stratascope.storage.damage import damage_note
 from stratascope.storage.manifests import Manifest, manifest_bytes, manifest_name, parse_manifest
 from stratascope.storage.objects import ObjectFacts, ObjectFolder, together
 from stratascope.storage.staging import StagedUnit
@@ -111,6 +112,7 @@ class RemoteStagedUnit(StagedUnit):
         )
 
     def _keep(self, manifest: Manifest, ledger: Path) -> None:
+        self._objects.delete([damage_note(self.unit)])
         target = self.path / "ledger" / f"{self.unit.relative_path}.parquet"
         if ledger.exists():
             target.parent.mkdir(parents=True, exist_ok=True)

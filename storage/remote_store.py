@@ -7,16 +7,16 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stratascope.errors import DamagedStoreError, StoreError, UnreachableError
+from stratascope.errors import DamagedStoreError, StoreError
 from stratascope.storage.archive import Fetch, describe_array, group_bytes, read_array
 from stratascope.storage.cache import cache_folder, cache_name, trim
 from stratascope.storage.claims import held_claim
-from stratascope.storage.manifests import Manifest, manifest_name, parse_manifest
+from stratascope.storage.manifests import NOTES, Manifest, manifest_bytes, manifest_name, parse_manifest
 from stratascope.storage.object_errors import ObjectChangedError
 from stratascope.storage.objects import ObjectFacts, ObjectFolder, endpoint_of, open_folder, together
 from stratascope.storage.report_copy import ReportCopy
@@ -28,13 +28,14 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from stratascope.storage.ledger_files import LedgerFiles
     from stratascope.storage.staging import StagedUnit
 
 Value = TypeVar("Value")
 ROOT = "archive.zarr/zarr.json"
 KNOWN_SECONDS = 10.0
 """So long an open store goes by a manifest that it has read, when it reads arrays."""
-_FOLDERS = ("units", "small", "report", "report-notes", "compacted", ".staging", ".locks")
+_FOLDERS = ("units", "small", "report", "report-notes", ".staging", ".locks")
 _CONTENT_ETAG = re.compile(r'"?[0-9a-f]{32}(-\d+)?"?')
 """An etag that is a digest of the content: equal bytes have equal ones."""
 
@@ -48,7 +49,7 @@ class RemoteStore(Store):
     def __init__(self, url: str, folder: Path, objects: ObjectFolder) -> None:
         super().__init__(folder)
         self.url, self.objects = url, objects
-        self._copies = UnitCopies(folder / "units", objects)
+        self.copies = UnitCopies(folder / "units", objects)
         self._small = SmallObjects(folder / "small", objects)
         self._seen: dict[str, ObjectFacts] | None = None
         self._known: dict[Unit, tuple[float, Generation]] = {}
@@ -113,10 +114,39 @@ class RemoteStore(Store):
         return data
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        etag = self.objects.write(name, data)
+        self._note(name, data, self.objects.write(name, data))
+
+    def _note(self, name: str, data: bytes, etag: str) -> None:
+        """Remember what has just been written."""
         self._small.keep(name, etag, data)
         if self._seen is not None:
             self._seen[name] = ObjectFacts(len(data), etag, time.time_ns())
+
+    def has_file(self, name: str) -> bool:
+        return name in self._seen if self._seen is not None else self.objects.head(name) is not None
+
+    def delete_files(self, names: Iterable[str]) -> None:
+        if self._seen is None:
+            self.objects.delete(names)
+            return
+        there = [name for name in names if name in self._seen]
+        self.objects.delete(there)
+        for name in there:
+            self._seen.pop(name, None)
+
+    def replace_manifest(self, known: Manifest, manifest: Manifest) -> bool:
+        """On the condition that nobody has written another one since."""
+        name = manifest_name(known.unit)
+        try:
+            data, facts = self.objects.read(name)
+            if parse_manifest(data) != known:
+                return False
+            data = manifest_bytes(manifest)
+            self._note(name, data, self.objects.write(name, data, replacing=facts.etag))
+        except (FileNotFoundError, ObjectChangedError):
+            return False
+        self._known.pop(known.unit, None)
+        return True
 
     def damage_of(self, files: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         import xxhash
@@ -168,7 +198,7 @@ class RemoteStore(Store):
             return {manifest.unit: manifest for manifest in found if manifest is not None}
 
     def _manifest_at(self, name: str) -> Manifest | None:
-        if name.startswith("manifests/_files/"):
+        if name.split("/")[1] in NOTES:
             return None
         try:
             return parse_manifest(self.read_bytes(name))
@@ -181,6 +211,13 @@ class RemoteStore(Store):
                 name for name in self.names(f"manifests/{run or '_cohort'}") if name.endswith(f"/{analysis}.json")
             ]
             return [manifest.unit for name in names if (manifest := self._manifest_at(name)) is not None]
+
+    def units(self) -> list[Unit]:
+        return list(self.manifests())
+
+    def captured_steps(self, run: str) -> list[int]:
+        found = (PurePosixPath(name) for name in self.names(f"manifests/{run}"))
+        return sorted(int(path.parent.name) for path in found if path.name == "capture.json")
 
     def _files_are_there(self, manifest: Manifest) -> bool:
         listed = self._seen if self._seen is not None else self._listed_for(manifest)
@@ -233,7 +270,7 @@ class RemoteStore(Store):
         from stratascope.storage.remote_staging import RemoteStagedUnit
 
         self._known.pop(unit, None)
-        return RemoteStagedUnit(self.path, unit, identity, identity_parts, self.objects, self._copies)
+        return RemoteStagedUnit(self.path, unit, identity, identity_parts, self.objects, self.copies)
 
     def sweep(self) -> list[str]:
         removed = self._sweep_staging()
@@ -277,10 +314,10 @@ class RemoteStore(Store):
                 names: Iterable[str] | None, item: Generation = generation, inside: list[str] = inside
             ) -> None:
                 wanted = inside if names is None else [f"archive.zarr/{path}/{name}" for name in names]
-                self._copies.fetch((item, name) for name in wanted if name in item.manifest.files)
+                self.copies.fetch((item, name) for name in wanted if name in item.manifest.files)
 
             try:
-                with self._copies.holding(generation) as folder:
+                with self.copies.holding(generation) as folder:
                     return read(folder / "archive.zarr" / path, fetch)
             except ObjectChangedError as error:
                 if before is not None and before.key == generation.key:
@@ -322,70 +359,14 @@ class RemoteStore(Store):
         below = [node for node in nodes if node == prefix or node.startswith(f"{prefix.rstrip('/')}/")]
         return [node for node in (below if prefix else nodes) if self.has_array(node)]
 
-    def rows(self, units: Iterable[Unit] | None = None) -> pd.DataFrame:
-        from stratascope.storage.ledger import read_files
+    def ledger_files(self) -> LedgerFiles:
+        from stratascope.storage.remote_ledger import RemoteLedger
 
+        return RemoteLedger(self)
+
+    def rows(self, units: Iterable[Unit] | None = None, metrics: Collection[str] | None = None) -> pd.DataFrame:
         with self.snapshot():
-            if units is None:
-                return read_files(self._compacted())
-            found = [self._generation(unit, anew=True) for unit in units]
-            return self._with_ledgers([item for item in found if item is not None], read_files)
-
-    def _with_ledgers(self, items: Sequence[Generation], read: Callable[[list[Path]], Value]) -> Value:
-        """What `read` makes of the ledger files of `items`, in that order; units without any are passed over."""
-        named = [(item, f"ledger/{item.manifest.unit.relative_path}.parquet") for item in items]
-        named = [(item, name) for item, name in named if name in item.manifest.files]
-        paths = [self.path / "units" / item.key / name for item, name in named]
-        for attempt in range(3):
-            try:
-                self._copies.fetch(named, whole=False)
-                return read(paths)
-            except ObjectChangedError as error:
-                raise DamagedStoreError(f"{error}; run `stratascope verify`, then audit again.") from None
-            except FileNotFoundError:  # a copy was thrown out in between; thousands of locks would be too many
-                if attempt == 2:
-                    raise
-        raise AssertionError("unreachable")
-
-    def _compacted(self) -> list[Path]:
-        from stratascope.storage.digests import identity_of
-        from stratascope.storage.ledger import compacted_identity, write_compacted
-
-        groups: dict[str, list[tuple[str, Unit, str]]] = {}
-        for unit, manifest in self.manifests().items():
-            name = f"ledger/{unit.relative_path}.parquet"
-            if name in manifest.files:
-                groups.setdefault(unit.run or "_cohort", []).append((name, unit, manifest.files[name]["xxh3"]))
-        found = []
-        for group, members in sorted(groups.items()):
-            members.sort(key=lambda item: PurePosixPath(item[0]))
-            identity = identity_of({name: checksum for name, _, checksum in members})
-            target = self.path / "compacted" / f"{group}.parquet"
-            name = f"ledger/_compacted/{group}.parquet"
-            if compacted_identity(target) != identity and not self._fetch_compacted(name, target, identity):
-                items = [item for _, unit, _ in members if (item := self._generation(unit, anew=True)) is not None]
-                self._with_ledgers(items, lambda paths, at=target, of=identity: write_compacted(at, paths, of))  # type: ignore[misc]
-                with suppress(UnreachableError):  # a store that may only be read; what readers need is here
-                    self.objects.write(name, target.read_bytes())
-            found.append(target)
-        return found
-
-    def _fetch_compacted(self, name: str, target: Path, identity: str) -> bool:
-        from stratascope.storage.ledger import compacted_identity
-
-        if self._seen is None or name not in self._seen:
-            return False
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}")
-        try:
-            self.objects.download(name, temporary)
-            if compacted_identity(temporary) != identity:
-                return False
-            os.replace(temporary, target)
-        except FileNotFoundError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-        return True
+            return super().rows(units, metrics)
 
 
 def _unit_of(path: str) -> Unit | None:

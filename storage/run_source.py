@@ -51,6 +51,8 @@ class RunSource(BaseModel):
     """The trace of the training: a file of csv, jsonl or parquet, or a trainer_state.json."""
     allow_pickle: bool = False
     allow_empty: bool = False
+    only: str | None = None
+    """A JSON list of paths: of the checkpoints that are found, these alone are looked at. A backfill sets it."""
 
     @field_validator("name")
     @classmethod

@@ -12,6 +12,7 @@ from typing import Any
 
 from stratascope.errors import StoreError
 from stratascope.storage.archive import ArrayWriter, create_array, ensure_group, write_text_array
+from stratascope.storage.damage import damage_note
 from stratascope.storage.digests import file_checksum
 from stratascope.storage.ledger import Row, write_rows
 from stratascope.storage.manifests import Manifest, manifest_bytes, manifest_path, sync_directory
@@ -115,6 +116,7 @@ class StagedUnit:
             os.replace(ledger, ledger_target)
         os.replace(written, target)
         sync_directory(target.parent)
+        (self._root / damage_note(self.unit)).unlink(missing_ok=True)
         return manifest
 
     def discard(self) -> None:

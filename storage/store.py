@@ -11,16 +11,18 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratascope.errors import NewerStoreError, StoreError
 from stratascope.storage.archive import describe_array, ensure_group, read_array
+from stratascope.storage.damage import is_damaged
 from stratascope.storage.manifests import (
     Manifest,
     manifest_bytes,
+    manifest_files,
     manifest_name,
     manifest_path,
     read_manifest,
@@ -33,9 +35,12 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from stratascope.storage.ledger_files import LedgerFiles
     from stratascope.storage.staging import StagedUnit
 
 SCHEMA_VERSION = 1
+_FEW_UNITS = 50
+"""The rows of so many units are read sooner one by one than from the rows of all."""
 _FOLDERS = ("ledger", "manifests", "audits", "report", ".staging", ".locks")
 
 
@@ -91,9 +96,30 @@ class Store:
         """Write the small file `name` below the store: whole, or not at all."""
         write_atomically(self.path / name, data)
 
+    def has_file(self, name: str) -> bool:
+        """Whether the file `name` is there below the store."""
+        return (self.path / name).exists()
+
+    def delete_files(self, names: Iterable[str]) -> None:
+        """Remove the files `names` below the store, and folders of the archive that are empty then."""
+        folders = set()
+        for name in names:
+            path = self.path / name
+            path.unlink(missing_ok=True)
+            folders |= set(path.parents)
+        archive = self.path / "archive.zarr"
+        for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
+            if folder.is_relative_to(archive) and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
     def write_manifest(self, manifest: Manifest) -> None:
         """Write `manifest` durably; from then on its unit exists."""
         self.write_bytes(manifest_name(manifest.unit), manifest_bytes(manifest))
+
+    def replace_manifest(self, known: Manifest, manifest: Manifest) -> bool:
+        """Write `manifest` in place of `known`, which the caller, who holds the unit, has read; whether it was still it."""
+        self.write_manifest(manifest)
+        return True
 
     def damage_of(self, files: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         """What is wrong with those of `files` (names below the store, with bytes and xxh3) that are damaged."""
@@ -146,8 +172,8 @@ class Store:
     def manifests(self) -> dict[Unit, Manifest]:
         """All committed units, in the order of their paths."""
         found = {}
-        for path in sorted((self.path / "manifests").rglob("*.json")):
-            if "_files" not in path.parts and (manifest := read_manifest(path)) is not None:
+        for path in manifest_files(self.path):
+            if (manifest := read_manifest(path)) is not None:
                 found[manifest.unit] = manifest
         return found
 
@@ -157,10 +183,26 @@ class Store:
         found = (read_manifest(path) for path in sorted((self.path / "manifests").glob(pattern)))
         return [manifest.unit for manifest in found if manifest is not None]
 
+    def units(self) -> list[Unit]:
+        """All committed units, in the order of their manifests' paths; quicker than `manifests`."""
+        from stratascope.storage.manifest_index import indexed_units
+
+        return [item.unit for item in indexed_units(self.path)]
+
+    def captured_steps(self, run: str) -> list[int]:
+        """The steps of `run` that have a capture, ascending, without a look into their manifests."""
+        found = (self.path / "manifests" / run).glob("*/capture.json")
+        return sorted(int(path.parent.name) for path in found)
+
     def is_current(self, unit: Unit, identity: str) -> bool:
-        """Whether `unit` is stored with this identity, and its files are there with their sizes."""
+        """Whether `unit` is stored with this identity, its files are there with their sizes, and no damage is known."""
         manifest = self.manifest(unit)
-        return manifest is not None and manifest.identity == identity and self._files_are_there(manifest)
+        return (
+            manifest is not None
+            and manifest.identity == identity
+            and self._files_are_there(manifest)
+            and not is_damaged(self, unit)
+        )
 
     def _files_are_there(self, manifest: Manifest) -> bool:
         try:
@@ -213,7 +255,7 @@ class Store:
         """Remove staging of processes that are gone, and data that no manifest vouches for."""
         removed = self._sweep_staging()
         archive = self.path / "archive.zarr"
-        known = {archive / top for unit in self.manifests() for top in unit.array_roots}
+        known = {archive / top for unit in self.units() for top in unit.array_roots}
         for pattern in ("runs/*/*/*", "series/*/*", "cohort/*", "probes/*"):
             for path in archive.glob(pattern):
                 if path.is_dir() and path not in known:
@@ -239,44 +281,30 @@ class Store:
 
     # -- reading -----------------------------------------------------------------------------------------
 
-    def rows(self, units: Iterable[Unit] | None = None) -> pd.DataFrame:
-        """The ledger's rows of `units` (default: of every committed unit) as a data frame.
+    def ledger_files(self) -> LedgerFiles:
+        """The files of rows of the units; use it while a `snapshot` is open."""
+        from stratascope.storage.ledger_files import LedgerFiles
 
-        The whole ledger is read from `ledger/_compacted/`, one file a run, which is rebuilt where it is stale.
+        return LedgerFiles(self.path)
+
+    def rows(self, units: Iterable[Unit] | None = None, metrics: Collection[str] | None = None) -> pd.DataFrame:
+        """The ledger's rows of `units` (default: of every committed unit), or of some `metrics`, as a data frame.
+
+        Sorted by analysis, metric, layer, probe, part, run and step. They are read from `ledger/_compacted/`, one file
+        a run, which is rebuilt where it is stale; a few units, or a store that may only be read, file by file.
         """
-        from stratascope.storage.ledger import read_files
+        from stratascope.storage.compaction import in_order, read_rows, with_metrics
+        from stratascope.storage.ledger import joined
 
-        if units is None:
+        ledger = self.ledger_files()
+        chosen = None if units is None else frozenset(units)
+        if chosen is None or len(chosen) > _FEW_UNITS:
             try:
-                return read_files(self._compacted())
-            except OSError:  # a store that may only be read is read file by file
-                units = self.manifests()
-        paths = [self._ledger_file(unit) for unit in units]
-        return read_files(path for path in paths if path.exists())
-
-    def _ledger_file(self, unit: Unit) -> Path:
-        return self.path / "ledger" / f"{unit.relative_path}.parquet"
-
-    def _compacted(self) -> list[Path]:
-        """One file of rows for each run, and one for what belongs to none."""
-        from stratascope.storage.digests import identity_of
-        from stratascope.storage.ledger import compacted_identity, write_compacted
-
-        groups: dict[str, dict[Path, str]] = {}
-        for unit, manifest in self.manifests().items():
-            file = self._ledger_file(unit)
-            facts = manifest.files.get(file.relative_to(self.path).as_posix())
-            if facts is not None:
-                groups.setdefault(unit.run or "_cohort", {})[file] = facts["xxh3"]
-        found = []
-        for name, files in sorted(groups.items()):
-            sources = {path: checksum for path, checksum in files.items() if path.exists()}
-            identity = identity_of({path.relative_to(self.path).as_posix(): sources[path] for path in sources})
-            target = self.path / "ledger" / "_compacted" / f"{name}.parquet"
-            if compacted_identity(target) != identity:
-                write_compacted(target, sorted(sources), identity)
-            found.append(target)
-        return found
+                return read_rows(ledger, chosen, metrics).to_pandas()
+            except OSError:
+                chosen = frozenset(self.units()) if chosen is None else chosen
+        tables = (with_metrics(table, metrics) for table in ledger.tables(sorted(chosen)))
+        return in_order(joined(tables)).to_pandas()
 
     def array(self, path: str) -> np.ndarray:
         """The whole array at `path` below the archive."""

@@ -87,12 +87,16 @@ class UnitCopies:
             self._fetched = 0
             trim(self._folder)
 
+    def place(self, generation: Generation, name: str) -> Path:
+        """Where the copy of `name` lies while it is kept."""
+        return self._folder / generation.key / _checked(name)
+
     def _is_here(self, generation: Generation, name: str) -> bool:
-        return (self._folder / generation.key / _checked(name)).exists()
+        return self.place(generation, name).exists()
 
     def _fetch(self, generation: Generation, name: str) -> None:
         facts = generation.manifest.files[name]
-        target = self._folder / generation.key / _checked(name)
+        target = self.place(generation, name)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}")
         try:

@@ -8,6 +8,8 @@ from typing import Literal
 
 from stratascope.storage.names import step_directory
 
+CHECKS = "checks"
+"""The analysis under which the outcomes of all checks are filed."""
 Scope = Literal["probe", "checkpoint", "series", "cohort", "report"]
 
 
@@ -42,6 +44,8 @@ class Unit:
                 return (here / "activations", here / "statistics")
             # The analysis `statistics` reads what the capture streamed there, and owns no arrays of its own.
             return () if self.analysis == "statistics" else (here / self.analysis,)
+        if self.analysis == CHECKS:
+            return ()
         if self.scope == "series":
             return (PurePosixPath("series", self.run, self.analysis),)
         if self.scope == "cohort":

@@ -1,13 +1,20 @@
-"""Re-reads everything that is stored against the digests in the manifests."""
+"""Re-reads everything that is stored against the digests in the manifests, and notes what is damaged."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from pathlib import PurePosixPath
 
-from stratascope.storage.manifests import parse_manifest
+from stratascope.errors import UnreachableError
+from stratascope.storage.damage import forget_damage, note_damage
+from stratascope.storage.digests import unsealed
+from stratascope.storage.manifests import NOTES, Manifest, parse_manifest
 from stratascope.storage.store import Store
+
+_AT_ONCE = 64
+"""So many units are looked through together."""
 
 
 @dataclass(frozen=True)
@@ -19,21 +26,51 @@ class Damage:
 
 
 def verify(store: Store) -> list[Damage]:
-    """All damage in `store`, sorted by path. An empty list means that every byte is as it was written."""
+    """All damage in `store`, sorted by path. An empty list means that every byte is as it was written.
+
+    Damaged units are noted, where the store may be written to, and the next audit computes them again.
+    """
     damage = []
-    files: dict[str, dict[str, Any]] = {}
-    for name in store.names("manifests"):
-        data = store.read_bytes(name)
-        if "_files" in name.split("/"):
+    with store.snapshot():
+        manifests: list[Manifest] = []
+        for name in store.names("manifests"):
+            kind = next((part for part in PurePosixPath(name).parts if part in NOTES), "")
             try:
-                json.loads(data)
-            except ValueError:
-                damage.append(Damage(name, "this note about a checkpoint file cannot be read"))
-            continue
-        manifest = parse_manifest(data)
-        if manifest is None:
-            damage.append(Damage(name, "the manifest cannot be read: its unit counts as not stored"))
-        else:
-            files |= manifest.files
-    damage += [Damage(name, reason) for name, reason in store.damage_of(files).items()]
+                data = store.read_bytes(name) if kind != "_damaged" else b""
+            except FileNotFoundError:  # a unit that is being replaced right now
+                continue
+            if kind == "_files" and not _is_sealed(data):
+                reason = "this note about a checkpoint file cannot be read: the file will be read again"
+                damage.append(Damage(name, reason))
+            elif not kind and (manifest := parse_manifest(data)) is not None:
+                manifests.append(manifest)
+            elif not kind:
+                damage.append(Damage(name, "the manifest cannot be read: its unit counts as not stored"))
+            if len(manifests) == _AT_ONCE:
+                damage += verify_units(store, manifests)
+                manifests = []
+        damage += verify_units(store, manifests)
     return sorted(damage, key=lambda item: item.path)
+
+
+def _is_sealed(data: bytes) -> bool:
+    try:
+        unsealed(data)
+    except ValueError:
+        return False
+    return True
+
+
+def verify_units(store: Store, manifests: Iterable[Manifest]) -> list[Damage]:
+    """The damage in the units of `manifests`; each is noted, or an earlier note of it taken away."""
+    manifests = list(manifests)
+    with store.snapshot():
+        known = store.damage_of({name: facts for item in manifests for name, facts in item.files.items()})
+        for manifest in manifests:
+            found = [name for name in manifest.files if name in known]
+            with suppress(OSError, UnreachableError):  # a store that may only be read keeps no notes
+                if found:
+                    note_damage(store, manifest.unit, found)
+                else:
+                    forget_damage(store, manifest.unit)
+    return [Damage(name, reason) for name, reason in known.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,10 @@ from stratascope.storage.units import Unit
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
+
+
+_SLICE_BYTES = 16 << 20
+"""Where only some rows of an array are wanted, so much of it is read at once."""
 
 
 def statistics_of(store: Store, place: str) -> dict[str, np.ndarray]:
@@ -61,12 +66,13 @@ class Subject:
 
 @dataclass(frozen=True)
 class RejectedFile:
-    """A file that is quarantined, by its name; `step` -1 where none can be told."""
+    """A file that is quarantined, or gone, by its name; `step` -1 where none can be told."""
 
     run: str
     step: int
     name: str
     reason: str
+    status: str = "quarantined"
 
 
 @dataclass
@@ -78,6 +84,8 @@ class CheckpointContext:
     step: int
     facts: dict[str, Any] = field(default_factory=dict)
     file: CheckpointFile | None = None
+    device: str = "cpu"
+    """Where networks run: `cpu`, or `cuda` on a worker with a graphics card."""
 
     @property
     def run(self) -> str:
@@ -107,10 +115,21 @@ class CheckpointContext:
             raise DoesNotApply(f"this network has no layer for {alias!r}.")
         return found
 
-    def activations(self, probe: str, layer: str, reduction: str = "pooled") -> np.ndarray:
-        """The stored activations (sample, …)."""
+    def activations(
+        self, probe: str, layer: str, reduction: str = "pooled", rows: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The stored activations (sample, …), or those of the ascending `rows` (sample,) of them."""
         place = self._place("activations", probe, layer, reduction)
-        return widened(self.store.array(place), self.store.array_info(place)[3].get(LOGICAL_DTYPE))
+        _, shape, dtype, attributes = self.store.array_info(place)
+        if rows is None:
+            return widened(self.store.array(place), attributes.get(LOGICAL_DTYPE))
+        size = max(1, _SLICE_BYTES // max(1, np.dtype(dtype).itemsize * math.prod(shape[1:])))
+        found = np.empty((len(rows), *shape[1:]), dtype)
+        for number in np.unique(rows // size):
+            first, last = np.searchsorted(rows, (number * size, (number + 1) * size))
+            block = self.store.read_slice(place, int(number * size), int(min((number + 1) * size, shape[0])))
+            found[first:last] = block[rows[first:last] - number * size]
+        return widened(found, attributes.get(LOGICAL_DTYPE))
 
     def outputs(self, probe: str) -> np.ndarray:
         """The network's outputs (sample, class) or (sample, …)."""
@@ -129,7 +148,7 @@ class CheckpointContext:
 
         assert self.file is not None
         folder = Path(self.subject.folder)
-        return load_network(self.file, self.subject.source, folder, self.facts.get("weights_digest"))
+        return load_network(self.file, self.subject.source, folder, self.facts.get("weights_digest"), self.device)
 
     def _place(self, kind: str, *parts: str) -> str:
         return join_path("runs", self.run, step_directory(self.step), kind, *parts)
@@ -144,7 +163,7 @@ class SeriesContext:
     steps: tuple[int, ...]
     facts: dict[int, dict[str, Any]] = field(default_factory=dict)
     rejected: tuple[RejectedFile, ...] = ()
-    """The run's files that cannot be audited."""
+    """The run's files that cannot be audited, and those that are gone since they were."""
 
     @property
     def run(self) -> str:
@@ -183,7 +202,7 @@ class View:
 
     @cached_property
     def probes(self) -> dict[str, Probe]:
-        names = sorted({unit.analysis for unit in self.store.manifests() if unit.scope == "probe"})
+        names = sorted({unit.analysis for unit in self.store.units() if unit.scope == "probe"})
         return {name: read_probe(self.store, name) for name in names}
 
     def arrays(self, step: int | None = None) -> dict[str, np.ndarray]:
@@ -205,16 +224,21 @@ class View:
             self.store, join_path("runs", self.run, step_directory(step), "statistics", probe, layer)
         )
 
+    @cached_property
+    def _sound_rows(self) -> dict[str, pd.DataFrame]:
+        """Rows by metric: a long series has millions, and each picture is of few."""
+        return {str(name): rows for name, rows in self.rows[self.rows["status"] == "ok"].groupby("metric")}
+
     def metric(self, name: str, **where: str) -> pd.DataFrame:
         """The rows of one metric that are sound, by step; `where` narrows by column."""
-        chosen = self.rows[(self.rows["metric"] == name) & (self.rows["status"] == "ok")]
+        chosen = self._sound_rows.get(name, self.rows[:0])
         for column, value in where.items():
             chosen = chosen[chosen[column] == value]
         return chosen.sort_values("step")
 
     def layers(self, name: str) -> list[str]:
         """Layers with a finding called `name`, in the order of execution where that is known."""
-        present = list(dict.fromkeys(self.rows.loc[self.rows["metric"] == name, "layer"]))
+        present = list(self.rows.loc[self.rows["metric"] == name, "layer"].unique())
         order: list[str] = []
         if self.steps:
             manifest = self.store.manifest(Unit("checkpoint", self.run, self.steps[-1], "capture"))

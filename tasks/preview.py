@@ -14,6 +14,7 @@ from stratascope.storage.probes import Probe, read_probe
 from stratascope.storage.store import Store
 from stratascope.tasks.analysis import CaptureRequest
 from stratascope.tasks.capture.spec import CaptureSpec
+from stratascope.tasks.device import device_of
 
 if TYPE_CHECKING:
     from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
@@ -152,10 +153,13 @@ def estimate(
     patterns: Sequence[str] | None,
     requests: Sequence[CaptureRequest],
     spec: CaptureSpec,
+    device: str = "cpu",
 ) -> Estimate:
     """What one checkpoint of a run costs, or why the run cannot be audited with these probes and layers."""
     store = Store.open(store_path)
     try:
+        if device != "cpu":
+            device_of(device)
         found = preview(
             network_of(source, files, Path(folder)), source.model, Path(folder),
             [read_probe(store, name) for name in probes], patterns, requests, spec,

@@ -7,17 +7,27 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from stratascope.errors import AnalysisError, DeferredCheckpointError, DoesNotApply, StratascopeError
+from stratascope.errors import (
+    AnalysisError,
+    DamagedStoreError,
+    DeferredCheckpointError,
+    DoesNotApply,
+    LimitError,
+    StratascopeError,
+)
 from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
 from stratascope.storage.digests import identity_of
 from stratascope.storage.file_memory import FileMemory, file_state
 from stratascope.storage.ledger import Row
 from stratascope.storage.probes import ProbeSpec, build_probe, probe_source_files, store_probe
+from stratascope.storage.pruning import PRUNED, is_pruned
 from stratascope.storage.store import Store, process_facts
 from stratascope.storage.units import Unit
 from stratascope.tasks.analysis import CaptureRequest, named
 from stratascope.tasks.capture.spec import CaptureSpec
 from stratascope.tasks.contexts import CheckpointContext, CohortContext, RejectedFile, SeriesContext, Subject
+from stratascope.tasks.device import device_of
+from stratascope.tasks.limits import Limits, limited
 from stratascope.tasks.memory import returning_memory
 
 FACTS_VERSION = 2
@@ -39,6 +49,13 @@ class Assignment:
     capture: CaptureSpec = field(default_factory=CaptureSpec)
     layers: tuple[str, ...] | None = None
     requests: tuple[CaptureRequest, ...] = ()
+    limits: Limits | None = None
+    device: str = "cpu"
+    """Where its network runs; no part of the identity, no more than the size of a batch."""
+    pruned: tuple[tuple[str, int], ...] = ()
+    """(run, step) of what it would read too, had its arrays not been pruned."""
+    restore: bool = False
+    """Whether what pruning took from this unit is computed again."""
 
     @property
     def subject(self) -> Subject:
@@ -62,7 +79,12 @@ class Outcome:
 
 @returning_memory
 def read_file(
-    store_path: str, file: CheckpointFile, source: RunSource, folder: str, identity: str
+    store_path: str,
+    file: CheckpointFile,
+    source: RunSource,
+    folder: str,
+    identity: str,
+    limits: Limits | None = None,
 ) -> dict[str, Any]:
     """Read a checkpoint once, remember its facts, and return those that planning needs."""
     _one_thread()
@@ -74,10 +96,13 @@ def read_file(
 
         try:
             state = file_state(file.path)
-            known = checkpoint_facts(file, source, Path(folder))
+            with limited(store, f"read {file.path} {identity}", limits):
+                known = checkpoint_facts(file, source, Path(folder))
             memory.remember(file.path, identity, known, state)
         except DeferredCheckpointError as error:
             return {"status": "deferred", "reason": str(error)}
+        except LimitError as error:
+            return {"status": "quarantined", "reason": f"{file.path.name}: {error}"}
         except OSError as error:
             return {"status": "quarantined", "reason": f"{file.path.name} cannot be read: {error.strerror}."}
     return {name: known.get(name) for name in ("status", "reason", "weights_digest", "inner_step")}
@@ -109,24 +134,54 @@ def compute_unit(assignment: Assignment) -> Outcome:
     try:
         store = Store.open(assignment.subject.store_path)
         with store.claim(unit):
-            if store.is_current(unit, assignment.identity):
+            if is_done(store, assignment):
                 return Outcome(unit, "cached")
             started = time.time()
-            with store.stage(unit, assignment.identity, assignment.parts) as staged:
+            work = f"{unit} {assignment.identity}"
+            with (
+                limited(store, work, assignment.limits),
+                store.stage(unit, assignment.identity, assignment.parts) as staged,
+            ):
                 if unit.analysis == "capture":
                     staged.summary = _capture(store, assignment, staged)
                 else:
                     _analyse(store, assignment, staged)
+                if assignment.device != "cpu":
+                    staged.recorded["device"] = str(device_of(assignment.device))
                 files = [str(file.path) for file in assignment.files] if unit.scope == "checkpoint" else []
-                staged.recorded = {**process_facts(), "seconds": time.time() - started, "files": files}
+                staged.recorded |= {**process_facts(), "seconds": time.time() - started, "files": files}
                 staged.commit()
         return Outcome(unit, "computed")
     except DeferredCheckpointError as error:
         return Outcome(unit, "deferred", str(error))
+    except DamagedStoreError as error:
+        _note_damage(store, assignment)
+        return Outcome(unit, "failed", f"{unit}: {error}")
     except StratascopeError as error:
         return Outcome(unit, "failed", f"{unit}: {error}")
     except Exception as error:
         return Outcome(unit, "failed", f"{unit}: {type(error).__name__}: {error}")
+
+
+def _note_damage(store: Store, assignment: Assignment) -> None:
+    """Find what is damaged of that which the unit reads, so that the next audit computes it again."""
+    from stratascope.storage.verification import verify_units
+
+    runs = {subject.run for subject in assignment.subjects}
+    read = [
+        manifest
+        for unit, manifest in store.manifests().items()
+        if unit.scope == "probe"
+        or (unit.run in runs and (assignment.unit.scope != "checkpoint" or unit.step == assignment.unit.step))
+    ]
+    verify_units(store, read)
+
+
+def is_done(store: Store, assignment: Assignment) -> bool:
+    """Whether the unit is stored under its identity, and nothing is missing from it that is to be restored."""
+    if not store.is_current(assignment.unit, assignment.identity):
+        return False
+    return not (assignment.restore and is_pruned(store.manifest(assignment.unit)))
 
 
 def _capture(store: Store, assignment: Assignment, staged: Any) -> dict[str, Any]:
@@ -135,7 +190,9 @@ def _capture(store: Store, assignment: Assignment, staged: Any) -> dict[str, Any
 
     subject = assignment.subject
     folder = Path(subject.folder)
-    loaded = open_network(assignment.files[0], subject.source, folder, assignment.parts["weights"])
+    loaded = open_network(
+        assignment.files[0], subject.source, folder, assignment.parts["weights"], assignment.device
+    )
     return {
         name: extract(
             loaded.module, probe, assignment.layers, assignment.requests, assignment.capture, subject.source.model,
@@ -152,24 +209,50 @@ def _analyse(store: Store, assignment: Assignment, staged: Any) -> None:
     if reads_layers and store.manifest(Unit("checkpoint", unit.run, unit.step, "capture")) is None:
         raise AnalysisError("the layers that it reads could not be captured.")
     options = analysis.options.model_validate(assignment.options)
-    context = _context(store, assignment)
+    if assignment.pruned:
+        # With this mark, `pruned: recompute` computes the unit too.
+        staged.recorded[PRUNED] = {"lost": [], "left_out": [list(place) for place in assignment.pruned]}
     try:
-        findings = analysis.compute(context, options)
+        if assignment.pruned and (unit.scope == "checkpoint" or not assignment.files):
+            raise DoesNotApply(_pruned_reason(assignment))
+        findings = analysis.compute(_context(store, assignment), options)
     except DoesNotApply as reason:
         rows = [Row(metric.name, status="does_not_apply", reason=str(reason)) for metric in analysis.metrics]
         staged.write_rows(rows)
         return
     units = {metric.name: metric.unit for metric in analysis.metrics}
-    staged.write_rows([row if row.unit else replace(row, unit=units.get(row.metric, "")) for row in findings.rows])
+    rows = [row if row.unit else replace(row, unit=units.get(row.metric, "")) for row in findings.rows]
+    left_out = [
+        Row(
+            analysis.metrics[0].name,
+            run=run,
+            step=step,
+            status="does_not_apply",
+            reason=_pruned_reason(assignment),
+        )
+        for run, step in assignment.pruned
+    ]
+    staged.write_rows(rows + left_out)
     for path, array in findings.arrays.items():
         staged.write_array(path, array)
+
+
+def _pruned_reason(assignment: Assignment) -> str:
+    steps = [str(step) for _, step in assignment.pruned]
+    named_steps = f"step {steps[0]}" if len(steps) == 1 else f"steps {', '.join(steps[:8])}"
+    more = f" and {len(steps) - 8} more" if len(steps) > 8 else ""
+    return (
+        f"the layers of {assignment.unit.run} at {named_steps}{more} were pruned; `stratascope audit CONFIG --set "
+        "pruned=recompute` captures them again as long as the checkpoints are there."
+    )
 
 
 def _context(store: Store, assignment: Assignment) -> CheckpointContext | SeriesContext | CohortContext:
     unit, memory = assignment.unit, FileMemory(store)
 
     def facts(subject: Subject, file: CheckpointFile) -> dict[str, Any]:
-        known = memory.recall(file.path, facts_identity(subject.source))
+        identity = facts_identity(subject.source)
+        known = memory.recall(file.path, identity) or memory.recall_gone(file.path, identity)
         if known is None:
             raise DeferredCheckpointError(
                 f"{file.path.name} has changed since this audit began: it is left for the next one."
@@ -178,7 +261,7 @@ def _context(store: Store, assignment: Assignment) -> CheckpointContext | Series
 
     if unit.scope == "checkpoint":
         (file,), subject = assignment.files, assignment.subject
-        return CheckpointContext(store, subject, unit.step, facts(subject, file), file)
+        return CheckpointContext(store, subject, unit.step, facts(subject, file), file, assignment.device)
     series = {}
     for subject in assignment.subjects:
         mine = {file.step: facts(subject, file) for file in assignment.files if file.run == subject.run}

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "open_store"]
+__all__ = ["__version__", "analyse", "audit", "open_store", "train", "verify"]
 
 if TYPE_CHECKING:
     from stratascope.storage.reading import open_store
+    from stratascope.tasks.in_memory import analyse
+    from stratascope.workbench import audit, train, verify
+
+_PLACES = {
+    "analyse": "stratascope.tasks.in_memory",
+    "audit": "stratascope.workbench",
+    "open_store": "stratascope.storage.reading",
+    "train": "stratascope.workbench",
+    "verify": "stratascope.workbench",
+}
 
 
 def __getattr__(name: str) -> Any:
     # Lazy, so that `import stratascope` and the command line's --help stay instant.
-    if name == "open_store":
-        from stratascope.storage.reading import open_store
-
-        return open_store
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module 'stratascope' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES})

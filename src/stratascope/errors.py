@@ -58,6 +58,10 @@ class AnalysisError(StratascopeError):
     """An analysis could not be computed."""
 
 
+class LimitError(StratascopeError):
+    """A piece of work went beyond its limit of time or memory, or took its process with it."""
+
+
 class DoesNotApply(StratascopeError):
     """An analysis does not apply to this network, probe or task; the message says why."""
 

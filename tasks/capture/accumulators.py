@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,14 @@ class BatchPart:
     zeros: Tensor | None = None
     saturated: Tensor | None = None
     chosen: Tensor | None = None
+
+    def on_processor(self) -> BatchPart:
+        """The same where sums are kept: small beside what was reduced to it."""
+        if self.mean.device.type == "cpu":
+            return self
+        parts = (getattr(self, item.name) for item in fields(self))
+        here: list[Any] = [None if part is None else part.cpu() for part in parts]
+        return BatchPart(*here)
 
 
 class LayerStatistics:
@@ -73,7 +81,7 @@ class LayerStatistics:
         """
         units = units.float()
         samples, width, positions = units.shape
-        non_finite = torch.zeros(width, dtype=torch.float64)
+        non_finite = torch.zeros(width, dtype=torch.float64, device=units.device)
         means = mean_over_positions(units, mask) if means is None else means.float()
         if not bool(torch.isfinite(means).all()):
             finite = torch.isfinite(units)
@@ -84,19 +92,20 @@ class LayerStatistics:
             means = mean_over_positions(units, mask)
         if mask is not None:
             units = units.masked_fill(~mask[:, None, :], 0.0)
-        count = mask.sum(1).double() if mask is not None else torch.full((samples,), float(positions)).double()
+        real = torch.full((samples,), positions, device=units.device) if mask is None else mask.sum(1)
+        count = real.double()
         part = BatchPart(count, means, self._squares(units, means, mask), *self._extremes(units, mask), non_finite)
         if "zeros" in self.wanted:
             part.zeros = self._zeros(units, count)
             part.saturated = self._saturated(units, mask)
         if "histogram" in self.wanted:
             part.chosen = self._choose(units, mask)
-        return part
+        return part.on_processor()
 
     def _squares(self, units: Tensor, means: Tensor, mask: Tensor | None) -> Tensor:
         """Sum of the squared deviations from the shift, by sample and unit."""
         if self.shift is None:
-            self.shift = means[0].clone()
+            self.shift = means[0].clone().cpu()
             squares = _square_sums(units).double()
             mean = means.double().mean(0)
             variance = squares.mean(0) / max(1, units.shape[2]) - mean**2
@@ -105,7 +114,7 @@ class LayerStatistics:
                 self.shift.zero_()
         if not self.shifted:
             return _square_sums(units)
-        moved = units - self.shift[None, :, None]
+        moved = units - self.shift.to(units.device)[None, :, None]
         if mask is not None:
             moved.masked_fill_(~mask[:, None, :], 0.0)
         return _square_sums(moved)
@@ -137,9 +146,10 @@ class LayerStatistics:
             generator = torch.Generator().manual_seed(0)
             order = torch.randperm(units.shape[2], generator=generator)
             self.picked = order[: self.positions].sort().values
-        chosen = units.index_select(2, self.picked)
+        picked = self.picked.to(units.device)
+        chosen = units.index_select(2, picked)
         if mask is not None:
-            chosen = chosen.masked_fill(~mask.index_select(1, self.picked)[:, None, :], torch.nan)
+            chosen = chosen.masked_fill(~mask.index_select(1, picked)[:, None, :], torch.nan)
         return chosen.flatten(1)
 
     @torch.inference_mode()

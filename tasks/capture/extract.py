@@ -248,13 +248,14 @@ class _Writer:
         values = values[: batch.samples]
         units = by_unit(values, layer)
         mask = position_mask(batch.mask, layer)
+        mask = mask if mask is None else mask.to(values.device)
         means = mean_over_positions(units, mask)
         for reduction in self.plan.keep.get(layer.name, ()):
             pooled = reduction == "pooled" and values.ndim > 2
             found = (
                 means
                 if pooled
-                else reduce(values, units, reduction, layer, mask, self.projections.get(layer.name))
+                else reduce(values, units, reduction, layer, mask, self._projection(layer, values.device))
             )
             array, lost = to_stored(found, self.spec.dtype)
             # What is a view of the layer's own memory must be copied before the pass goes on.
@@ -267,7 +268,13 @@ class _Writer:
             if layer.name in self.tellers:
                 batch.peaks[layer.name] = batch.parts[layer.name].largest.amax(0)
         elif layer.name in self.tellers:
-            batch.peaks[layer.name] = units.amax((0, 2)).float()
+            batch.peaks[layer.name] = units.amax((0, 2)).float().cpu()
+
+    def _projection(self, layer: LayerInfo, device: torch.device) -> Tensor | None:
+        matrix = self.projections.get(layer.name)
+        if matrix is not None and matrix.device != device:
+            matrix = self.projections[layer.name] = matrix.to(device)
+        return matrix
 
     def add(self, batch: _Batch, rows: slice) -> None:
         """Take in a forward pass that has ended well."""
@@ -287,7 +294,7 @@ class _Writer:
         if batch.output is not None:
             extra = (f"axis_{number}" for number in range(1, batch.output.ndim))
             dims = ("sample", "class") if batch.output.ndim == 2 else ("sample", *extra)
-            self._append(OUTPUT, "full", batch.output.float().numpy(), dims)
+            self._append(OUTPUT, "full", batch.output.float().cpu().numpy(), dims)
         self.narrowed += batch.narrowed
 
     def _append(self, layer: str, reduction: str, array: np.ndarray, dims: tuple[str, ...]) -> None:
@@ -317,5 +324,5 @@ class _Writer:
 
 
 def _numbers(values: Tensor) -> np.ndarray:
-    """The memory of `values` as an array, without a copy; empty for types that NumPy does not have."""
-    return values.numpy() if values.dtype != torch.bfloat16 else np.empty(0)
+    """The memory of `values` as an array, without a copy; empty for what NumPy cannot see."""
+    return values.numpy() if values.dtype != torch.bfloat16 and values.device.type == "cpu" else np.empty(0)

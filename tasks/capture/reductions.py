@@ -81,10 +81,10 @@ def reduce(
         return units[:, :, 0]
     if mask is None:
         return units[:, :, -1]
-    positions = torch.arange(mask.shape[1])
+    positions = torch.arange(mask.shape[1], device=mask.device)
     # The last real token, whatever the side of the padding.
     last = torch.where(mask, positions, -1).amax(1).clamp(min=0)
-    return units[torch.arange(len(units)), :, last]
+    return units[torch.arange(len(units), device=units.device), :, last]
 
 
 def effective_reduction(reduction: str, layer: LayerInfo) -> str:
@@ -108,12 +108,12 @@ def reduced_dims(reduction: str, layer: LayerInfo) -> tuple[str, ...]:
 def to_stored(values: Tensor, dtype: str) -> tuple[np.ndarray, int]:
     """`values` as an array to store in `dtype`, and how many finite numbers it could not hold."""
     if dtype == "float32":
-        return values.float().numpy(), 0
+        return values.float().cpu().numpy(), 0
     narrowed = values.to(getattr(torch, dtype))
     lost = int((torch.isinf(narrowed) & torch.isfinite(values)).sum())
     if dtype == "bfloat16":
-        return narrowed.contiguous().view(torch.int16).numpy().view(np.uint16), lost
-    return narrowed.numpy(), lost
+        return narrowed.contiguous().cpu().view(torch.int16).numpy().view(np.uint16), lost
+    return narrowed.cpu().numpy(), lost
 
 
 def stored_dtype(dtype: str) -> np.dtype:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stratascope.errors import CheckpointError, DeferredCheckpointError, nearest_names
 from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
 from stratascope.storage.digests import identity_of
+from stratascope.tasks.device import device_of
 from stratascope.tasks.intake.fingerprints import describe, sketch, tensor_digest
 from stratascope.tasks.intake.load import LoadedWeights, NetworkTraits, first_line, load_weights
 from stratascope.tasks.intake.state_dicts import fit_names
@@ -52,18 +53,19 @@ def checkpoint_facts(file: CheckpointFile, source: RunSource, folder: Path) -> d
 
 
 def load_network(
-    file: CheckpointFile, source: RunSource, folder: Path, weights_digest: str | None = None
+    file: CheckpointFile, source: RunSource, folder: Path, weights_digest: str | None = None, device: str = "cpu"
 ) -> nn.Module:
     """The network of `file` with its weights, in evaluation mode. Raises as `open_network` does."""
-    return open_network(file, source, folder, weights_digest).module
+    return open_network(file, source, folder, weights_digest, device).module
 
 
 def open_network(
-    file: CheckpointFile, source: RunSource, folder: Path, weights_digest: str | None = None
+    file: CheckpointFile, source: RunSource, folder: Path, weights_digest: str | None = None, device: str = "cpu"
 ) -> LoadedNetwork:
     """The network of `file` with its weights, in evaluation mode, and what its capture must know.
 
-    Raises CheckpointError where it cannot be read or does not fit, DeferredCheckpointError where its weights are not
+    An exported program stays on the processor, which is built into it. Raises ClusterError where this process has no
+    such `device`, CheckpointError where it cannot be read or does not fit, DeferredCheckpointError where its weights are not
     (any more) those of `weights_digest`.
     """
     loaded = load_weights(file, source, folder)
@@ -79,8 +81,10 @@ def open_network(
         except RuntimeError as error:
             reason = first_line(error)
             raise CheckpointError(f"{file.path.name} does not fit {_factory(source)}: {reason}.") from None
-    if loaded.traits.kind != "exported":  # an exported program has its mode built in
+    if loaded.traits.kind != "exported":  # an exported program has its mode and its device built in
         network.eval()
+        if device != "cpu":
+            network.to(device_of(device))
     return LoadedNetwork(network, loaded.traits)
 
 

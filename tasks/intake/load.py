@@ -210,9 +210,9 @@ def _unpickled(path: Path, folder: Path | None) -> Any:
 
 def _refuse_bombs(path: Path) -> None:
     """torch.save never compresses: an archive that unpacks to far more than it has was made to fill the memory."""
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(item.file_size for item in archive.infolist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:

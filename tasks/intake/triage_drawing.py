@@ -29,7 +29,7 @@ def path_figure(view: View) -> Figure | None:
         caution=_path_caution(view),
         audience="For whoever has to trust that the files are in order.",
         practitioner=_path_advice(view),
-        researcher="Distances come from a seeded count sketch of 1,024 numbers over all parameters, about 3 % relative error. The score leaves out biases and norm gains, which all initialisations share, and combines kinship, detour and best place; on 320 sound series of small networks with eleven optimiser settings none exceeded 1, while 97 % of adjacent swaps in converging runs did.",
+        researcher="Distances come from a seeded count sketch of 1,024 numbers over all parameters, about 3 % relative error. The score leaves out biases and norm gains, which all initialisations share, and combines kinship, detour and best place; on 330 sound series of small networks with eleven optimiser settings none exceeded 1, while 99 % of adjacent swaps in converging runs did (benchmarks/triage.py).",
         table={name: rows[name].tolist() for name in ("step", "metric", "value", "other_step", "reason")},
         headline=bool(len(scores) and scores["value"].max() > 1),
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from stratascope.errors import CaptureError, ConfigurationError, StratascopeError
 from stratascope.storage.factories import load_object
 from stratascope.storage.model_spec import ModelSpec
+from stratascope.tasks.device import moved
 
 _PART = re.compile(r"\[(-?\d+)\]|\.?([^.\[\]]+)")
 
@@ -46,8 +48,18 @@ def as_tensor(inputs: Any, dtype: torch.dtype = torch.float32) -> Any:
     return tensor.to(dtype) if tensor.is_floating_point() else tensor.long()
 
 
+def place_of(network: nn.Module) -> torch.device:
+    """The device of a network's weights; the processor for one without."""
+    weights = next(itertools.chain(network.parameters(), network.buffers()), None)
+    return torch.device("cpu") if weights is None else weights.device
+
+
 def call_network(network: nn.Module, inputs: Any, spec: ModelSpec, folder: Path | None = None) -> Any:
-    """What `network` returns for a batch; raises CaptureError where it does not take that shape."""
+    """What `network` returns for a batch, which is brought to where its weights are.
+
+    Raises CaptureError where it does not take that shape.
+    """
+    inputs = moved(inputs, place_of(network))
     try:
         if spec.call == "positional":
             return network(inputs)

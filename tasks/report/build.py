@@ -45,10 +45,10 @@ CONTENT = ".content"
 @returning_memory
 def draw_overview(store_path: str) -> int:
     """Draw what compares all runs; returns how many figures there are."""
-    from stratascope.tasks.report.trends import trend_figures
+    from stratascope.tasks.report.trends import TREND_METRICS, trend_figures
 
     store = Store.open(store_path)
-    figures = trend_figures(store.rows())
+    figures = trend_figures(store.rows(metrics=TREND_METRICS))
     with drawing_folder(store, "overview", "") as report:
         return write_figures(report, "overview", "", figures)
 

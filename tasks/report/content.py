@@ -14,6 +14,7 @@ from stratascope.storage.audits import read_audits
 from stratascope.storage.store import Store
 from stratascope.storage.units import Unit
 from stratascope.tasks.analysis import Analysis, Metric, discover
+from stratascope.tasks.comparison.page import comparison_names
 from stratascope.tasks.report.drawing import read_figures
 from stratascope.tasks.report.text import counted, joined, natural_order, plain_number, plain_step
 
@@ -39,9 +40,10 @@ class Content:
 
     store: Store
     audits: list[dict[str, Any]] = field(init=False)
+    """The records of the latest audit and of the one before."""
 
     def __post_init__(self) -> None:
-        self.audits = read_audits(self.store)
+        self.audits = read_audits(self.store, last=2)
 
     @property
     def audit(self) -> dict[str, Any]:
@@ -71,7 +73,7 @@ class Content:
 
     @cached_property
     def captures(self) -> list[Unit]:
-        return [unit for unit in self.store.manifests() if unit.analysis == "capture"]
+        return [unit for unit in self.store.units() if unit.analysis == "capture"]
 
     @cached_property
     def runs(self) -> list[str]:
@@ -95,13 +97,17 @@ class Content:
     @cached_property
     def figures(self) -> list[dict[str, Any]]:
         """What has been drawn of the runs that are there."""
-        drawn = read_figures(self.store.path / "report")
-        return [item for item in drawn if not item["run"] or item["run"] in set(self.runs)]
+        drawn, runs = read_figures(self.store.path / "report"), {"", *self.runs}
+        return [item for item in drawn if item["run"] in runs]
 
     @cached_property
     def analyses(self) -> dict[str, Analysis]:
-        filed = set(self.rows["analysis"]) | {figure["analysis"] for figure in self.figures}
+        filed = set(self.rows["analysis"].unique()) | {figure["analysis"] for figure in self.figures}
         return {name: analysis for name, analysis in discover().items() if name in filed}
+
+    @cached_property
+    def comparisons(self) -> list[str]:
+        return comparison_names(list(self.store.manifests()))
 
     def metric(self, name: str) -> tuple[str, Metric] | None:
         """The analysis that files the metric `name`, and what it means."""

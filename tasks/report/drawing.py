@@ -180,11 +180,18 @@ def _safe_trace(trace: Mapping[str, Any]) -> dict[str, Any]:
 def _thinned(figure: Figure) -> Figure:
     """`figure` with at most `MOST_FRAMES` frames, the first and the last among them."""
     if figure.plotly is not None:
-        frames = list(figure.plotly.get("frames", ()))
-        return replace(
-            figure, plotly={**figure.plotly, "frames": [frames[place] for place in _chosen(len(frames))]}
-        )
-    return replace(figure, frames=tuple(figure.frames[place] for place in _chosen(len(figure.frames))))
+        every = list(figure.plotly.get("frames", ()))
+        chosen = [every[place] for place in _chosen(len(every))]
+        return replace(figure, plotly={**figure.plotly, "frames": chosen}, shows=_told(figure, len(every)))
+    frames = tuple(figure.frames[place] for place in _chosen(len(figure.frames)))
+    return replace(figure, frames=frames, shows=_told(figure, len(figure.frames)))
+
+
+def _told(figure: Figure, frames: int) -> str:
+    """What `figure` shows, and that steps are left out where some are."""
+    if frames <= MOST_FRAMES:
+        return figure.shows
+    return f"{figure.shows} {MOST_FRAMES} of {frames:,} steps can be chosen, spread evenly over them."
 
 
 def _chosen(count: int) -> list[int]:

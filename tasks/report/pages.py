@@ -9,15 +9,22 @@ from urllib.parse import quote
 
 import stratascope
 from stratascope.storage.names import encode_path_part
+from stratascope.tasks.checks.suites import REASONS
+from stratascope.tasks.comparison.page import page_variables
+from stratascope.tasks.report.check_history import past_audits, runs_of
 from stratascope.tasks.report.content import LEVELS, VERDICTS, Content, grouped, tally
+from stratascope.tasks.report.past_audits import history_page, moment
 from stratascope.tasks.report.text import counted, plain_step, visible
 
-KINDS = {"runs": "Runs", "analyses": "Analyses", "layers": "Layers", "checks": "Checks"}
+KINDS = {
+    "comparisons": "Comparisons", "runs": "Runs", "analyses": "Analyses", "layers": "Layers", "checks": "Checks",
+}  # fmt: skip
 MOST_LINKS = 40
 """A list of more pages than this stands on a page of its own; the others show what is near."""
 _MOST_ROWS = 200
 """The overview lists at most so many checkpoints; a run's page lists them all."""
 _MOST_HEADLINES = 24
+_COUNTED = {level: level for level in LEVELS} | {"not_judged": "not judged, only held against"}
 _FEW_LAYERS = 4
 """Pictures of more layers than this stand on the layers' pages alone."""
 
@@ -29,6 +36,7 @@ def page_names(content: Content) -> dict[str, list[tuple[str, str]]]:
         "analyses": list(content.analyses),
         "layers": list(content.layers),
         "checks": [item["name"] for item in content.checks],
+        "comparisons": content.comparisons,
     }
     return {
         kind: [(name, f"{kind}/{encode_path_part(name)}.html") for name in dict.fromkeys(listed)]
@@ -56,11 +64,12 @@ def shared(content: Content) -> dict[str, Any]:
 def all_pages(content: Content) -> dict[str, tuple[str, Callable[[], dict[str, Any]]]]:
     """Every page with its template and what makes its variables."""
     pages: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
-        "index.html": ("overview.html", lambda: _overview(content))
+        "index.html": ("overview.html", lambda: _overview(content)),
+        "history.html": ("history.html", lambda: history_page(content.store)),
     }
     makers = {
         "runs": ("run.html", _run), "analyses": ("analysis.html", _analysis), "layers": ("layer.html", _layer),
-        "checks": ("check.html", _check),
+        "checks": ("check.html", _check), "comparisons": ("comparison.html", _comparison),
     }  # fmt: skip
     for kind, listed in page_names(content).items():
         template, maker = makers[kind]
@@ -89,7 +98,7 @@ def _overview(content: Content) -> dict[str, Any]:
         "verdict": verdict,
         "sign": sign,
         "sentence": sentence,
-        "finished": _moment(content.audit.get("finished", "")),
+        "finished": moment(content.audit.get("finished", "")),
         "key_numbers": content.key_numbers(),
         "changes": content.changes(),
         "failures": content.audit.get("failures", []),
@@ -103,11 +112,6 @@ def _overview(content: Content) -> dict[str, Any]:
         "columns": content.number_columns(table),
         "left_out": len(content.checkpoint_table) - len(table),
     }
-
-
-def _moment(stamp: str) -> str:
-    """2026-11-24T21:29:16Z as 2026-11-24 21:29 UTC."""
-    return f"{stamp[:10]} {stamp[11:16]} UTC" if len(stamp) >= 16 else stamp
 
 
 def _most_notable(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -217,13 +221,28 @@ def _check(content: Content, name: str) -> dict[str, Any]:
     return {
         "heading": f"Check {visible(name)}",
         "condition": condition,
-        "counts": [(level, f"{condition['counts'][level]:,}") for level in LEVELS if level in condition["counts"]],
+        "why": REASONS.get(name, "") if condition.get("suite") else "",
+        "counts": [
+            (label, f"{condition['counts'][key]:,}")
+            for key, label in _COUNTED.items()
+            if key in condition["counts"]
+        ],
         "definition": meaning[1].definition if meaning else "",
         "unit": meaning[1].unit if meaning else "",
         "analysis": meaning[0] if meaning else "",
         "extremes": content.extremes(condition["metric"]),
         "problems": grouped(raised),
+        "runs": runs_of(content.rows, name),
+        "past": [
+            entry | {"from": moment(entry["from"]), "to": moment(entry["to"])}
+            for entry in past_audits(content.audits, name)
+        ],
+        "levels": list(LEVELS),
     }
+
+
+def _comparison(content: Content, name: str) -> dict[str, Any]:
+    return page_variables(content.store, name, content.figures)
 
 
 def near(listed: list[Any], page: str, span: int = 6) -> list[Any]:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 _FEW_LINES = 8
 """Above so many lines in one picture, each probe gets a picture of its own."""
 _UNITS = {"accuracy": "fraction right", "loss": "loss", "distance_to_first": "Euclidean distance"}
+TREND_METRICS = frozenset(_UNITS)
+"""All that is read of the ledger for it."""
 _COLUMNS = ("run", "probe", "step", "value", "low", "high", "n")
 
 

@@ -160,7 +160,7 @@ def _features(context: SeriesContext, options: EmbeddingOptions, series: _Series
     stored = checkpoint.captured.get(series.probe, {}).get("facts", {}).get(series.layer, {}).get("kept", ())
     # What has no known axis of units is kept whole, whatever was asked for.
     reduction = "full" if stored and options.reduction not in stored and "full" in stored else options.reduction
-    values = checkpoint.activations(series.probe, series.layer, reduction)[series.rows]
+    values = checkpoint.activations(series.probe, series.layer, reduction, series.rows)
     return values.reshape(len(values), -1).astype(np.float64)
 
 

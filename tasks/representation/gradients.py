@@ -73,7 +73,7 @@ def mean_gradient(
     with torch.enable_grad():
         for inputs, targets, mask in batches:
             given = as_tensor(_filled(inputs, fixed_batch_size), dtype)
-            output = select_output(call_network(network, given, model, folder), model.output)[: len(targets)]
+            output = select_output(call_network(network, given, model, folder), model.output)[: len(targets)].cpu()
             if not output.requires_grad:
                 raise DoesNotApply("no gradient reaches the network's weights from its outputs.")
             rows = counted_rows(output, torch.as_tensor(targets), mask, task)
@@ -105,7 +105,9 @@ def compute(context: CheckpointContext, options: GradientsOptions) -> Findings:
     subject = context.subject
     folder = Path(subject.folder)
     assert context.file is not None
-    loaded = open_network(context.file, subject.source, folder, context.facts.get("weights_digest"))
+    loaded = open_network(
+        context.file, subject.source, folder, context.facts.get("weights_digest"), context.device
+    )
     precision = subject.source.model.compute_dtype if options.precision == "model" else options.precision
     network = loaded.module.to(getattr(torch, precision))
     size = loaded.traits.fixed_batch_size

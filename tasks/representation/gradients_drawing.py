@@ -16,7 +16,7 @@ _COLUMNS = ("step", "probe", "layer", "part", "value", "n", "unit")
 def draw(view: View, options: Any) -> list[Figure]:
     """The gradient's norm over the steps, and for each probe a heat-map of its ratio to the weights by layer."""
     rows = view.metric("gradient_to_weight_ratio", part="")
-    ratios = [_ratio(view, probe) for probe in sorted(set(rows["probe"]))]
+    ratios = [_ratio(view, probe) for probe in sorted(rows["probe"].unique())]
     return [figure for figure in (_norm(view), *ratios) if figure is not None]
 
 
@@ -51,7 +51,8 @@ def _ratio(view: View, probe: str) -> Figure | None:
 
     every = view.metric("gradient_to_weight_ratio", part="")
     rows = every[(every["probe"] == probe) & (every["layer"] != "")]
-    layers = [layer for layer in view.layers("gradient_to_weight_ratio") if layer in set(rows["layer"])]
+    present = set(rows["layer"].unique())
+    layers = [layer for layer in view.layers("gradient_to_weight_ratio") if layer in present]
     if not layers:
         return None
     grid, steps = grid_of(rows, "layer", layers)
@@ -71,7 +72,7 @@ def _ratio(view: View, probe: str) -> Figure | None:
         svg=heatmap(powers, layers, columns, "power of ten of the ratio", "layer", "training step"),
         run=view.run,
         probe=probe,
-        headline=probe == leading_probe(view, set(every["probe"])),
+        headline=probe == leading_probe(view, every["probe"].unique()),
         table=table_of(rows, _COLUMNS),
     )
 

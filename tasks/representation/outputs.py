@@ -17,6 +17,7 @@ from stratascope.storage.names import step_directory
 from stratascope.storage.probes import Probe
 from stratascope.tasks.analysis import Analysis, CaptureRequest, Findings, Metric, NamedArray, Options, register
 from stratascope.tasks.contexts import CheckpointContext
+from stratascope.tasks.representation.gaps import gap_rows
 from stratascope.tasks.representation.losses import (
     counted_rows,
     losses_of,
@@ -109,6 +110,7 @@ def compute(context: CheckpointContext, options: OutputsOptions) -> Findings:
         if classes:
             findings.rows += _by_class(name, answers, probe.class_names, subject, options)
             findings.arrays |= _arrays(name, answers, probe.class_names, options)
+    findings.rows += gap_rows(findings.rows, context.probes)
     return findings
 
 
@@ -311,7 +313,7 @@ def _arrays(
 
 ANALYSIS = register(
     Analysis(
-        name="outputs", version=1, scope="checkpoint", title="Outputs", question="How well does it answer?",
+        name="outputs", version=2, scope="checkpoint", title="Outputs", question="How well does it answer?",
         options=OutputsOptions, compute=compute, draw=draw, needs=frozenset({"activations"}), default=True,
         request=lambda options: CaptureRequest(layers=("@output",)),
         metrics=(
@@ -321,6 +323,7 @@ ANALYSIS = register(
             Metric("confidence", "probability", "[0, 1]", "Mean softmax probability of the predicted class.", "", "adding a constant to all scores of a sample"),
             Metric("calibration_error", "fraction", "[0, 1]", "Expected calibration error: mean distance of confidence and accuracy over bins of confidence, weighted by their rows.", "Guo et al. 2017, eq. 3", "adding a constant to all scores of a sample"),
             Metric("r_squared", "1", "(-∞, 1]", "Share of the targets' variance that the outputs explain, over all columns of the targets together; regression only.", "", "one shift and scale of outputs and targets alike"),
+            Metric("generalization_gap", "fraction", "(-∞, ∞)", "How much worse a test probe does than a training probe: the difference in accuracy (part `of=accuracy;against=…`), or in loss and then in its unit (`of=loss;against=…`); above 0 where the test probe does worse.", "interval: Newcombe 1998, method 10; Zou and Donner 2008, eq. 4", "as for accuracy and loss"),
             Metric("non_finite_count", "samples", "[0, ∞)", "Samples, or real tokens, with an output that is NaN or infinite (part `of=outputs`).", "", "permutation of samples"),
         ),
     )

@@ -30,7 +30,7 @@ def draw(view: View, options: Any) -> list[Figure]:
     """Accuracy, loss and confidence over the steps; for each probe accuracy by class, and confusion by step."""
     figures = [_trend(view, metric) for metric in ("accuracy", "loss", "r_squared")]
     figures.append(_confidence(view))
-    for probe in sorted(set(view.rows["probe"])):
+    for probe in sorted(view.rows["probe"].unique()):
         figures += [_classes(view, probe), _confusion(view, probe)]
     return [figure for figure in figures if figure is not None]
 
@@ -81,12 +81,12 @@ def _confidence(view: View) -> Figure | None:
     if not len(sure) or not len(right):
         return None
     series = {}
-    for probe in sorted(set(sure["probe"])):
+    for probe in sorted(sure["probe"].unique()):
         for name, rows in (("confidence", sure), ("accuracy", right)):
             chosen = rows[rows["probe"] == probe]
             series[f"{name}, {probe}"] = (list(chosen["step"]), list(chosen["value"]))
     every = view.metric("calibration_error")
-    error = every[every["probe"] == leading_probe(view, set(every["probe"]))]
+    error = every[every["probe"] == leading_probe(view, every["probe"].unique())]
     last, worst = error.iloc[-1], error.loc[error["value"].idxmax()]
     numbers = {
         "error": last["value"], "probe": last["probe"], "worst": worst["value"], "step": int(worst["step"]),

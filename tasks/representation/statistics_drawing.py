@@ -39,9 +39,9 @@ def draw(view: View, options: Any) -> Iterator[Figure]:
     """For each metric a heat-map of layer by step; for each layer and probe its values' shares by step."""
     for metric, title, unit in _MAPS:
         rows = view.metric(metric, part="")
-        for probe in sorted(set(rows["probe"])):
+        for probe in sorted(rows["probe"].unique()):
             yield from _map(view, metric, title, unit, probe)
-    for probe in sorted(set(view.rows["probe"]) - {""}):
+    for probe in sorted(set(view.rows["probe"].unique()) - {""}):
         for layer in view.layers("activation_mean"):
             yield from _spread(view, probe, layer)
 
@@ -51,7 +51,8 @@ def _map(view: View, metric: str, title: str, unit: str, probe: str) -> list[Fig
 
     rows = view.metric(metric, part="", probe=probe)
     rows = rows[rows["layer"] != ""]
-    layers = [layer for layer in view.layers(metric) if layer in set(rows["layer"])]
+    present = set(rows["layer"].unique())
+    layers = [layer for layer in view.layers(metric) if layer in present]
     if not layers:
         return []
     grid, steps = grid_of(rows, "layer", layers)
@@ -59,7 +60,7 @@ def _map(view: View, metric: str, title: str, unit: str, probe: str) -> list[Fig
     ends = grid[:, [0, -1]]
     moved = np.abs(ends[:, 1] - ends[:, 0])
     most = int(np.nanargmax(moved)) if np.isfinite(moved).any() else 0
-    leading = probe == leading_probe(view, set(view.metric(metric, part="")["probe"]))
+    leading = probe == leading_probe(view, view.metric(metric, part="")["probe"].unique())
     headline = leading and metric in ("dead_fraction", "activation_std")
     # Signals are compared by their ratios: a linear scale would show the largest layer alone.
     drawn = np.log10(grid, where=grid > 0, out=np.full_like(grid, np.nan)) if metric == "activation_std" else grid
@@ -125,9 +126,10 @@ def _spread(view: View, probe: str, layer: str) -> list[Figure]:
         "to": [value for place in range(len(steps)) for value in cuts[1:][inside[:, place]].tolist()],
         "share": [value for place in range(len(steps)) for value in shares[inside[:, place], place].tolist()],
     }
+    thinned = f" {len(steps)} of {len(view.steps):,} steps are drawn, spread evenly over them."
     return [
         worded(
-            _WORDS["spread"],
+            {**_WORDS["spread"], "shows": _WORDS["spread"]["shows"] + thinned * (len(steps) < len(view.steps))},
             numbers,
             key=figure_key("spread", probe, layer),
             title=f"Activations of {layer} over training, probe {probe}",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.requirements import need_program
 
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader",
@@ -82,13 +83,8 @@ class Browser:
 
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    place = shutil.which("chromedriver")
-    if place is None:
-        if os.environ.get("CI", "").lower() in ("1", "true"):
-            pytest.fail(
-                "chromedriver is not installed, and CI must run the browser tests: install chromium-driver."
-            )
-        pytest.skip("browser: chromedriver is not installed (Debian's package is chromium-driver)")
+    place = need_program("chromedriver", package="chromium-driver")
+    need_program("chromium", package="chromium")
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 

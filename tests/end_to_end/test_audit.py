@@ -33,7 +33,9 @@ def test_the_outcome_is_one_json_object_that_says_what_became_of_everything(audi
     again = audited.audit()
     assert again.code == 0
     told = again.json
-    assert set(told) == {"schema", "store", "report", "verdict", "checkpoints", "units", "checks", "failures"}
+    assert set(told) == {
+        "schema", "store", "report", "verdict", "checkpoints", "units", "checks", "failures", "alerts",
+    }  # fmt: skip
     assert told["verdict"] in ("pass", "info", "warn")
     assert [(item["run"], item["step"], item["status"]) for item in told["checkpoints"]] == [
         ("small", step, "cached") for step in range(4)
@@ -139,18 +141,6 @@ def test_the_commands_that_read_a_store(audited: Workplace, tmp_path):
     assert zipped.code == 0
     assert "report/index.html" in zipfile.ZipFile(tmp_path / "report.zip").namelist()
     assert stratascope("verify", audited.store).code == 0
-
-
-def test_verify_finds_a_flipped_byte_and_the_next_audit_mends_what_is_missing(audited: Workplace, tmp_path):
-    copy = tmp_path / "store"
-    shutil.copytree(audited.store, copy)
-    chunk = next(path for path in sorted(copy.rglob("c.*")) if path.stat().st_size > 200)
-    data = bytearray(chunk.read_bytes())
-    data[100] ^= 16
-    chunk.write_bytes(bytes(data))
-    found = stratascope("verify", copy, "--json")
-    assert found.code == 1
-    assert [item["path"] for item in found.json["damage"]] == [chunk.relative_to(copy).as_posix()]
 
 
 def test_the_report_is_rebuilt_without_the_model_or_the_checkpoints(audited: Workplace, tmp_path):

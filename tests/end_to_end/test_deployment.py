@@ -79,7 +79,32 @@ class Installation:
                 if error.code != 503:
                     raise
                 time.sleep(1)
+            except TimeoutError:
+                continue
         return pytest.fail(f"{path}: the server is busy")
+
+    def stratascope(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """How `stratascope …` ends here."""
+        return subprocess.run(
+            [sys.executable, "-m", "stratascope", *words],
+            env=self.environment, cwd=self.home, capture_output=True, text=True, timeout=PATIENCE,
+        )  # fmt: skip
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        """What the server knows of the deployment called `name`."""
+        (found,) = self.ask("deployments/filter", deployments={"name": {"any_": [name]}})
+        assert isinstance(found, dict)
+        return found
+
+    def begin(self, name: str, **parameters: Any) -> str:
+        """Ask for a run of the deployment called `name`; returns the run's identifier."""
+        place = f"deployments/{self.deployment(name)['id']}/create_flow_run"
+        return str(self.ask(place, state={"type": "SCHEDULED"}, parameters=parameters)["id"])
+
+    def ended(self, identifier: str) -> Any:
+        """The run, once it has ended."""
+        (run,) = self.ask("flow_runs/filter", flow_runs={"id": {"any_": [identifier]}})
+        return run if run["end_time"] else None
 
     def audits(self) -> list[dict[str, Any]]:
         """The runs of the deployed flow that are no longer merely planned, oldest first."""
@@ -139,11 +164,10 @@ def until(condition: Callable[[], Any], what: str) -> Any:
     return pytest.fail(f"{what}: not within {PATIENCE} s")
 
 
-@pytest.fixture
-def installation(tmp_path: Path) -> Iterator[Installation]:
-    """A lasting server, as `prefect server start` makes it, and a work pool."""
-    home = tmp_path / "prefect"
-    home.mkdir()
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory) -> Iterator[Installation]:
+    """A lasting server, as `prefect server start` makes it; `deploy` makes the work pool, and one worker serves it."""
+    home = tmp_path_factory.mktemp("prefect")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -159,7 +183,6 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
                 return False
 
         until(healthy, "the server answers")
-        made.prefect("work-pool", "create", "local-pool", "--type", "process")
         yield made
     finally:
         made.stop()
@@ -167,9 +190,10 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
             process.kill()
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:
     """An audit of a perceptron's three checkpoints on the digits that scikit-learn carries."""
+    tmp_path = tmp_path_factory.mktemp("series")
     import torch
     from safetensors.torch import save_file
     from sklearn.datasets import load_digits
@@ -197,7 +221,46 @@ def config(tmp_path: Path) -> Path:
     (tmp_path / "audit.yaml").write_text(yaml.safe_dump(settings))
     impossible = {"name": "impossible", "metric": "accuracy", "min": 1.1, "severity": "fail"}
     (tmp_path / "strict.yaml").write_text(yaml.safe_dump({**settings, "checks": [impossible]}))
+    # And a training, for the study.
+    training = {
+        "name": "mlp", "directory": "trained", "model": model, "batch_size": 256, "stop": {"steps": 2},
+        "train": {"dataset": "digits", "split": "train", "role": "train"},
+        "test": {"dataset": "digits", "split": "test"}, "checkpoints": {"log_spaced": 0, "steps": [1]},
+    }  # fmt: skip
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(training))
     return tmp_path / "audit.yaml"
+
+
+def test_deploy_registers_the_audit_once_however_often_it_is_called(installation: Installation, config: Path):
+    first = installation.stratascope("deploy", str(config), "--cron", "0 4 * * *", "--json")
+    assert first.returncode == 0, first.stderr
+    told = json.loads(first.stdout)
+    assert told["action"] == "created"
+    assert told["deployment"] == "audit/audit"
+    assert told["work_pool"] == {"name": "local-pool", "created": True}
+    assert told["next_run"].endswith("T04:00:00+00:00")
+    again = installation.stratascope("deploy", str(config), "--watch", "--timezone", "Europe/Berlin")
+    assert again.returncode == 0, again.stderr
+    assert "updated: deployment audit/audit" in again.stdout
+    address = installation.environment["PREFECT_API_URL"]
+    assert f"PREFECT_API_URL={address} prefect worker start --pool local-pool" in again.stdout
+    known = installation.deployment("audit")
+    schedules = [(entry["schedule"]["cron"], entry["schedule"]["timezone"]) for entry in known["schedules"]]
+    assert schedules == [("*/5 * * * *", "Europe/Berlin")]
+    assert known["parameters"] == {"config": str(config), "overrides": ["watch=true"]}
+    assert known["entrypoint"] == "stratascope.flows.audit:audit"
+    assert known["pull_steps"] == []
+    assert known["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+    assert known["global_concurrency_limit"]["limit"] == 1
+    # A file of the same name elsewhere does not take its place unasked.
+    other = config.parent / "other" / "audit.yaml"
+    other.parent.mkdir()
+    other.write_text(config.read_text().replace("step-*", "../step-*"))
+    refused = installation.stratascope("deploy", str(other))
+    assert (refused.returncode, "--name" in refused.stderr) == (2, True), refused.stderr
+    assert installation.stratascope("deploy", str(config), "--remove").returncode == 0
+    assert installation.ask("deployments/filter") == []
+    assert installation.stratascope("deploy", str(config), "--remove").returncode == 2
 
 
 @pytest.mark.slow
@@ -205,25 +268,22 @@ def config(tmp_path: Path) -> Path:
 def test_the_schedule_starts_an_audit_that_a_worker_does(installation: Installation, config: Path):
     import pandas
 
-    installation.prefect(
-        "deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"), STRATASCOPE_CONFIG=str(config)
+    registered = installation.stratascope(
+        "deploy", str(config), "--cron", "* * * * *", "--watch", "--set", "settle=0"
     )
+    assert registered.returncode == 0, registered.stderr
     installation.prefect(
-        "deployment",
-        "schedule",
-        "create",
-        "audit/nightly",
-        "--cron",
-        "* * * * *",
-        "--timezone",
-        "UTC",
-        "--replace",
-        "-y",
+        "deploy",
+        "--all",
+        "--prefect-file",
+        str(ROOT / "prefect.yaml"),
+        STRATASCOPE_CONFIG=str(config),
+        STRATASCOPE_TRAIN=str(config.parent / "train.yaml"),
     )
-    (deployment,) = installation.ask("deployments/filter")
-    assert deployment["entrypoint"] == "stratascope.flows.audit:audit"
-    assert deployment["parameters"] == {"config": str(config)}
-    assert [entry["schedule"]["cron"] for entry in deployment["schedules"]] == ["* * * * *"]
+    deployment = installation.deployment("audit")
+    nightly = installation.deployment("nightly")
+    assert nightly["entrypoint"] == "stratascope.flows.audit:audit"
+    assert nightly["parameters"] == {"config": str(config)}
     installation.start("worker", "start", "--pool", "local-pool", "--name", "one")
 
     # The clock starts a run. One that is asked for meanwhile is turned away; the work goes on undisturbed.
@@ -266,14 +326,30 @@ def test_the_schedule_starts_an_audit_that_a_worker_does(installation: Installat
     # A check that fails makes a failed run, whose state tells why.
     installation.prefect("deployment", "schedule", "pause", "--all")
     until(lambda: all(run["end_time"] for run in installation.audits()), "no run is at work")
-    strict = installation.ask(
-        f"deployments/{deployment['id']}/create_flow_run",
-        state={"type": "SCHEDULED"},
-        parameters={"config": str(config.parent / "strict.yaml")},
-    )
-    failed = until(lambda: finished(strict["id"]), "the strict audit is over")
+    strict = installation.begin("nightly", config=str(config.parent / "strict.yaml"))
+    failed = until(lambda: finished(strict), "the strict audit is over")
     assert failed["state_type"] == "FAILED"
     assert failed["state"]["message"].startswith("verdict fail")
+
+    # The other deployments do what they are for: each runs once.
+    wanted_runs: dict[str, dict[str, Any]] = {
+        "backfill": {"overrides": ["store=backfilled", "analyses={outputs: {}}"], "first": 2},
+        "weekly": {"overrides": ["store=studied", "runs.0.checkpoints=trained", "analyses={outputs: {}}"]},
+    }
+    ended = {}
+    for name, parameters in wanted_runs.items():
+        begun = installation.begin(name, **parameters)
+        ended[name] = until(lambda run=begun: installation.ended(run), f"{name} is over")
+    for name, run in ended.items():
+        assert run["state_type"] == "COMPLETED", (name, run["state"]["message"])
+    backfilled = [
+        json.loads(path.read_bytes()) for path in sorted((config.parent / "backfilled/audits").iterdir())
+    ]
+    assert [[item["step"] for item in record["checkpoints"]] for record in backfilled] == [[0, 20], [0, 10, 20]]
+    assert [record["units"]["cached"] for record in backfilled][-1] >= 2 * 2
+    studied = pandas.read_parquet(config.parent / "studied" / "ledger")
+    assert sorted(set(studied[studied.metric == "accuracy"].step)) == [0, 1, 2]
+    assert (config.parent / "trained" / "trace.parquet").exists()
 
     assert addresses == {"127.0.0.1"}
     # Between runs there is the server and the worker; afterwards there is nothing.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
@@ -62,6 +60,8 @@ def test_every_unit_every_drawing_and_every_page_was_a_named_task_that_completed
     for unit in Store.open(place.store).manifests():
         if unit.scope == "checkpoint":
             assert f"{unit.analysis}-{unit.run}-{unit.step}" in tasks
+        elif unit.analysis == "checks":
+            assert "judge-checks" in tasks
         elif unit.scope == "series":
             assert f"{unit.analysis}-{unit.run}" in tasks
         elif unit.scope == "probe":
@@ -80,49 +80,6 @@ def test_the_work_was_done_in_the_workers_and_not_in_the_flows_process(recorded)
     driver = Store.open(place.store).path / "audits"
     record = json.loads(next(driver.glob("*.json")).read_bytes())
     assert record["id"].rsplit("-", 1)[1] not in {str(item.recorded["pid"]) for item in manifests}
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-@pytest.mark.slow
-def test_a_cluster_that_runs_already_does_the_work(tmp_path: Path):
-    port = free_port()
-    address = f"tcp://127.0.0.1:{port}"
-    scheduler = subprocess.Popen(
-        [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"],
-        env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    place = Workplace(tmp_path)
-    place.configure(cluster={"kind": "address", "address": address})
-    place.checkpoint(0)
-    worker = None
-    try:
-        time.sleep(3)
-        nobody = place.audit()
-        assert nobody.code == 3
-        assert "has no workers" in nobody.err
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"],
-            env=ENVIRONMENT, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        time.sleep(4)
-        done = place.audit()
-        assert done.code == 0, done.err
-    finally:
-        for process in filter(None, (worker, scheduler)):
-            process.terminate()
-            process.wait(20)
-    place.configure(cluster={"kind": "address", "address": address})
-    place.checkpoint(1)
-    gone = place.audit()
-    assert gone.code == 3
-    assert f"no Dask scheduler answers at {address}" in gone.err
 
 
 def test_nothing_is_said_to_the_outside():

@@ -85,9 +85,9 @@ SERVE = (
     with prefect_server() as address:
         from prefect import flow
         from stratascope.flows.cluster import task_runner
-        from stratascope.flows.config import ClusterSpec
+        from stratascope.flows.cluster_spec import LocalWorkers
 
-        runner = task_runner(ClusterSpec(workers=1))
+        runner = task_runner(LocalWorkers(workers=1))
         values = flow(work.doubled, name="doubling", task_runner=runner)(3)
         runs = records(address)
     changed = sorted(name for name in before | os.environ if before.get(name) != os.environ.get(name))
@@ -100,9 +100,9 @@ REST = (
     with prefect_server(own=True):
         from prefect import flow
         from stratascope.flows.cluster import task_runner
-        from stratascope.flows.config import ClusterSpec
+        from stratascope.flows.cluster_spec import LocalWorkers
 
-        flow(work.resting, name="resting", task_runner=task_runner(ClusterSpec(workers=1)))()
+        flow(work.resting, name="resting", task_runner=task_runner(LocalWorkers(workers=1)))()
 """
 )
 

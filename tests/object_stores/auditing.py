@@ -7,9 +7,10 @@ from pathlib import Path
 
 from stratascope.flows.config import load_config
 from stratascope.flows.plan import make_plan, outstanding, probe_identity, report_identity, store_folder, survey
-from stratascope.flows.result import AuditResult, conclude
+from stratascope.flows.result import AuditResult, conclude, fresh_checkpoints
 from stratascope.storage.store import Store
 from stratascope.tasks import units
+from stratascope.tasks.checks.filing import judge_store
 from stratascope.tasks.report import build
 from stratascope.tasks.report.drawing import report_unit
 
@@ -31,7 +32,9 @@ def audit_here(config: Path, *, draws: bool = False) -> AuditResult:
         )
     plan = make_plan(found)
     outcomes = [units.compute_unit(item) for item in outstanding(plan, store)]
-    result = conclude(found, plan, outcomes, 0, 0.0)
+    stored = set(store.units()) & {item.unit for item in plan.units()}
+    judged = judge_store(place, stored, settings.checks, fresh_checkpoints(outcomes))
+    result = conclude(found, plan, outcomes, 0, 0.0, judged=judged)
     store.rows()  # compacts the ledger
     if not draws:
         return result

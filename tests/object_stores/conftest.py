@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -12,30 +11,18 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from stratascope.storage.objects import ObjectFolder, open_folder
+from tests.requirements import need_module
 
 
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
-
-
-def require_server() -> None:
-    """Without its server a test that needs one is skipped, but under CI that is a failure."""
-    missing = [name for name in ("moto", "obstore") if find_spec(name) is None]
-    if missing:
-        reason = (
-            f"needs an S3 server: {' and '.join(missing)} not installed; pip install 'stratascope[development]'"
-        )
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
 
 
 @dataclass
@@ -62,7 +49,8 @@ class Bucket:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    require_server()
+    need_module("obstore", "s3")
+    need_module("moto", "development")
     port = free_port()
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],

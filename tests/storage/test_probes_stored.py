@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from stratascope.errors import ProbeError
 from stratascope.storage.probes import Probe, ProbeSpec, build_probe, read_probe, store_probe
 from stratascope.storage.store import Store
 from stratascope.storage.units import Unit
@@ -236,3 +237,78 @@ def test_a_slice_of_a_stored_probe_reads_no_more_than_its_chunks(store: Store, f
         tracemalloc.stop()
     assert kept.digest == again.digest
     assert peak < size / 4
+
+
+# -- probes that are larger than the memory ---------------------------------------------------------------------
+
+DRAWN = """class Items:
+        targets = [i %% 10 for i in range(%d)]
+        def __len__(self): return len(self.targets)
+        def __getitem__(self, i):
+            %s
+            return np.full((1, 16, 16), i / 7, np.float32), self.targets[i]
+    return Items()"""
+
+
+@pytest.mark.parametrize("source", ["items", "zarr", "npz"])
+def test_a_streamed_probe_is_the_probe_that_was_held(tmp_path, factory, monkeypatch, source):
+    zarr = pytest.importorskip("zarr")
+    raw = np.random.default_rng(0).integers(0, 255, (500, 3, 4, 4)).astype(np.uint8)
+    zarr.open_group(str(tmp_path / "zarr"), mode="w").create_array("inputs", data=raw, chunks=(64, 3, 4, 4))
+    np.savez(tmp_path / "npz", inputs=raw, targets=np.arange(500) % 7)
+
+    def made() -> Probe:
+        if source == "items":
+            return factory(DRAWN % (500, ""), limit=400)
+        path = {"zarr": "zarr", "npz": "npz.npz"}[source]
+        return build_probe("probe", ProbeSpec(dataset=source, args={"path": path}, limit=333), tmp_path)
+
+    held = made()
+    monkeypatch.setattr("stratascope.storage.probe_rows.HELD_BYTES", 0)
+    monkeypatch.setattr("stratascope.storage.probe_rows.SLICE_BYTES", 9_000)
+    streamed = made()
+    assert isinstance(held.inputs, np.ndarray)
+    assert not isinstance(streamed.inputs, np.ndarray)
+    assert streamed.digest == held.digest
+    np.testing.assert_array_equal(streamed.inputs, held.inputs)
+    stores = []
+    for probe in (held, streamed):
+        store = Store.open(tmp_path / f"store-{len(stores)}", create=True)
+        keep(store, probe)
+        place = store.path / "archive.zarr" / "probes"
+        stores.append({path.relative_to(place): path.read_bytes() for path in place.rglob("*") if path.is_file()})
+    assert stores[0] == stores[1]
+
+
+def test_the_memory_of_a_streamed_probe_does_not_grow_with_its_samples(tmp_path, factory, monkeypatch):
+    monkeypatch.setattr("stratascope.storage.probe_rows.HELD_BYTES", 0)
+    monkeypatch.setattr("stratascope.storage.probe_rows.SLICE_BYTES", 1 << 20)
+    peaks = {}
+    for count in (100, 4_000, 12_000):  # the first time, what is imported once counts too
+        store = Store.open(tmp_path / f"store-{count}", create=True)
+        tracemalloc.start()
+        try:
+            keep(store, factory(DRAWN % (count, "")))
+            for inputs, _, _ in read_probe(store, "probe").batches(256):
+                assert inputs.shape[1:] == (1, 16, 16)
+            peaks[count] = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    # 8,000 more samples are 8 MB of inputs, and a few dozen bytes each of targets and ids.
+    assert peaks[12_000] - peaks[4_000] < 8_000 * 16 * 16 * 4 / 5
+
+
+def test_a_source_that_gives_other_samples_when_it_is_read_again_is_refused(store, factory, monkeypatch):
+    monkeypatch.setattr("stratascope.storage.probe_rows.HELD_BYTES", 0)
+    monkeypatch.setattr("stratascope.storage.probe_rows.SLICE_BYTES", 9_000)
+    asked = "self.asked = getattr(self, 'asked', 0) + 1; i = i if self.asked < 60 else 0"
+    with pytest.raises(ProbeError, match="other samples each time"):
+        keep(store, factory(DRAWN % (50, asked)))
+
+
+def test_samples_of_another_kind_in_the_middle_of_a_streamed_probe_are_refused(factory, monkeypatch):
+    monkeypatch.setattr("stratascope.storage.probe_rows.HELD_BYTES", 0)
+    monkeypatch.setattr("stratascope.storage.probe_rows.SLICE_BYTES", 16 * 16 * 4)
+    odd = "if i == 30: return np.zeros((1, 16, 15), np.float32), 0"
+    with pytest.raises(ProbeError, match="of one shape"):
+        factory(DRAWN % (50, odd))

@@ -61,6 +61,12 @@ def audit(
         bool, typer.Option("--rehash", help="Read all files again, whatever is remembered.")
     ] = False,
     max_time: Annotated[str, typer.Option("--max-time", help="Begin nothing new after 90s, 30m, 2h.")] = "",
+    junit: Annotated[
+        Path | None, typer.Option("--junit", help="Also write the outcome as JUnit XML, for CI systems.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", help="Also write the outcome as Markdown, for a job's summary.")
+    ] = None,
     overrides: Set = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -69,6 +75,7 @@ def audit(
     from stratascope.command_line import auditing
     from stratascope.command_line.printing import seconds_of
 
+    auditing.check_places(junit, markdown)
     if dry_run:
         auditing.dry_run(config, overrides or [], as_json)
         return 0
@@ -76,6 +83,7 @@ def audit(
     limit = seconds_of(max_time) if max_time else None
     result = auditing.audit(config, overrides or [], only or [], rehash, limit)
     auditing.show_result(result, as_json, time.monotonic() - started)
+    auditing.write_for_jobs(result, junit, markdown)
     return result.exit_code
 
 
@@ -95,6 +103,14 @@ def train(config: Config, overrides: Set = None, as_json: Json = False, debug: D
             f"{summary.checkpoints} checkpoints in {summary.directory}; test accuracy {summary.test_accuracy:.4f}"
         )
     return 0
+
+
+@application.command()
+def compare(config: Config, overrides: Set = None, as_json: Json = False, debug: Debug = False) -> int:
+    """Compare two groups of runs: metrics, sample by sample, and against traditional methods."""
+    from stratascope.command_line import comparing
+
+    return comparing.compare(config, overrides or [], as_json)
 
 
 @application.command()
@@ -125,11 +141,16 @@ def metrics(
 
 
 @application.command()
-def history(store: StorePath, as_json: Json = False, debug: Debug = False) -> None:
-    """Past audits: when, what was new, verdict."""
+def history(
+    store: StorePath,
+    last: Annotated[int | None, typer.Option("--last", min=1, help="Only so many, the latest ones.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Past audits: when, what was new, what changed, verdict."""
     from stratascope.command_line import stores
 
-    stores.history(store, as_json)
+    stores.history(store, last, as_json)
 
 
 @application.command()
@@ -150,6 +171,50 @@ def verify(store: StorePath, as_json: Json = False, debug: Debug = False) -> int
     from stratascope.command_line import stores
 
     return stores.verify(store, as_json)
+
+
+@application.command()
+def prune(
+    store: StorePath,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option("--keep", help="last:3, every:10, steps:0,500, newer:30d, runs:best-*, reduction:pooled …"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what would be freed, and free nothing.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Free the arrays of checkpoints that no --keep names; the ledger stays."""
+    from stratascope.command_line import stores
+
+    stores.prune(store, keep or [], dry_run, as_json)
+
+
+@application.command()
+def deploy(
+    config: Config,
+    cron: Annotated[
+        str | None, typer.Option("--cron", help="When; default every night at 3:00, with --watch every 5 minutes.")
+    ] = None,
+    timezone: Annotated[str, typer.Option("--timezone", help="Of the schedule, such as Europe/Berlin.")] = "UTC",
+    watch: Annotated[
+        bool, typer.Option("--watch", help="A training is still writing: new files must rest for a minute first.")
+    ] = False,
+    name: Annotated[str | None, typer.Option("--name", help="Default: the name of the file.")] = None,
+    work_pool: Annotated[str, typer.Option("--work-pool", help="Made where it is missing.")] = "local-pool",
+    remove: Annotated[bool, typer.Option("--remove", help="Take the registration back.")] = False,
+    overrides: Set = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Register a scheduled audit with a Prefect server that lasts."""
+    from stratascope.command_line import scheduling
+    from stratascope.flows.deploy import wish_of
+
+    wish = wish_of(config, name, work_pool, cron, timezone, watch, overrides or [])
+    scheduling.deploy(wish, remove, as_json)
 
 
 @application.command()
@@ -181,7 +246,7 @@ def data_get(
 
 @config_application.command("schema")
 def config_schema(
-    kind: Annotated[str, typer.Argument(help="audit or train.")] = "audit", debug: Debug = False
+    kind: Annotated[str, typer.Argument(help="audit, train or compare.")] = "audit", debug: Debug = False
 ) -> None:
     """The JSON Schema of a configuration file, options of all analyses included."""
     from stratascope.command_line import diagnosis

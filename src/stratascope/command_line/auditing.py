@@ -90,6 +90,9 @@ def show_result(result: AuditResult, as_json: bool, seconds: float) -> None:
     for item in result.checkpoints:
         if item["status"] in ("quarantined", "deferred", "duplicate"):
             console.print(f"  {item['status']}: {item['file']}: {item['reason'] or 'same weights'}", markup=False)
+    for alert in result.alerts:
+        if not alert["delivered"]:
+            console.print(f"  alert {alert['alert']} was not delivered: {alert['reason']}; the next audit tries again", markup=False)  # fmt: skip
     for reason in result.failures:
         console.print(f"  failed: {reason}", markup=False)
     raised = [item for item in result.checks if item["outcome"] in ("warn", "fail", "error")]
@@ -100,6 +103,27 @@ def show_result(result: AuditResult, as_json: bool, seconds: float) -> None:
         console.print(f"  and {len(raised) - 12} more in the report")
     print(f"verdict: {result.verdict}")
     print(f"report: {result.report}")
+
+
+def check_places(*files: Path | None) -> None:
+    """Refuse, before any work, files that could not be written. Raises ConfigurationError."""
+    for file in filter(None, files):
+        if file.is_dir() or not file.absolute().parent.is_dir():
+            raise ConfigurationError(
+                f"{file} cannot be written: it needs a folder that is there, and a file's name."
+            )
+
+
+def write_for_jobs(result: AuditResult, junit: Path | None, markdown: Path | None) -> None:
+    """The outcome for systems that run jobs. Raises StoreError where a file cannot be written."""
+    from stratascope.tasks.checks import ci_output
+
+    for file, form in ((junit, ci_output.junit), (markdown, ci_output.markdown)):
+        if file is not None:
+            try:
+                file.write_text(form(result.summary()), encoding="utf-8")
+            except OSError as error:
+                raise StoreError(f"{file} cannot be written: {error.strerror}.") from None
 
 
 def dry_run(config: Path, overrides: list[str], as_json: bool) -> None:

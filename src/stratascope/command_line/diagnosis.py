@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import shutil
+from pathlib import Path
 from typing import Any
 
 from stratascope.command_line.printing import print_json, print_table
@@ -15,6 +17,8 @@ _PACKAGES = (
     "pyarrow", "openTSNE", "matplotlib", "plotly",
 )  # fmt: skip
 _BOUNDS = {"fastapi": ("0.139", "0.151"), "sqlalchemy": ("2.0", "2.1")}
+_CLUSTERS = {"slurm": "dask_jobqueue", "ssh": "asyncssh", "kubernetes": "dask_kubernetes"}
+"""By kind, the package that it needs beside those of a local audit."""
 _GIB = 2**30
 
 
@@ -38,7 +42,30 @@ def findings() -> list[dict[str, Any]]:
     folder = data_folder()
     advice = "Set STRATASCOPE_DATA, or `stratascope data get mnist`; `stratascope demo` needs neither."
     found.append(_entry("data folder", folder.is_dir(), str(folder), advice))
+    return [*found, *_clusters()]
+
+
+def _clusters() -> list[dict[str, Any]]:
+    """Which kinds of `cluster` can be used from here; none of them is needed for a local audit."""
+    found = [_entry("cluster: local", True, f"{os.cpu_count()} cores", "")]
+    for kind, package in _CLUSTERS.items():
+        advice = []
+        if importlib.util.find_spec(package) is None:
+            advice.append(f"pip install 'stratascope[{kind}]'")
+        if kind == "slurm" and shutil.which("sbatch") is None:
+            advice.append("run it where sbatch is, on a login node of Slurm")
+        if kind == "kubernetes" and not _knows_kubernetes():
+            advice.append("set KUBECONFIG, or run it inside the cluster")
+        found.append(
+            _entry(f"cluster: {kind}", not advice, "not from here" if advice else "ready", "; ".join(advice))
+        )
     return found
+
+
+def _knows_kubernetes() -> bool:
+    if os.environ.get("KUBECONFIG") or os.environ.get("KUBERNETES_SERVICE_HOST"):
+        return True
+    return Path("~/.kube/config").expanduser().is_file()
 
 
 def _entry(name: str, well: bool, what: str, advice: str) -> dict[str, Any]:
@@ -65,8 +92,15 @@ def doctor(as_json: bool) -> int:
     if as_json:
         print_json({"schema": 1, "findings": found})
     else:
-        print_table("", ("", "what", "found", "to do"), [("ok" if i["well"] else "!!", i["name"], i["found"], i["advice"]) for i in found])  # fmt: skip
-    return 0 if all(item["well"] for item in found if item["name"] != "data folder") else 3
+        signs = {True: "ok", False: "!!"}
+        rows = [
+            ("--" if item["name"].startswith("cluster: ") and not item["well"] else signs[item["well"]],
+             item["name"], item["found"], item["advice"])
+            for item in found
+        ]  # fmt: skip
+        print_table("", ("", "what", "found", "to do"), rows)
+    optional = ("data folder", "cluster: ")
+    return 0 if all(item["well"] for item in found if not item["name"].startswith(optional)) else 3
 
 
 def list_data(as_json: bool) -> None:
@@ -122,6 +156,10 @@ def schema(kind: str) -> None:
         from stratascope.tasks.training.config import TrainConfig
 
         content = TrainConfig.model_json_schema()
+    elif kind == "compare":
+        from stratascope.flows.compare_config import CompareConfig
+
+        content = CompareConfig.model_json_schema()
     else:
-        raise ConfigurationError(f"there is no schema {kind!r}: audit and train.")
+        raise ConfigurationError(f"there is no schema {kind!r}: audit, train and compare.")
     print_json(content)

@@ -1,14 +1,12 @@
-"""The commands that only read a store: metrics, history, report, verify."""
+"""The commands that need a store and nothing else: metrics, history, report, prune, verify."""
 
 from __future__ import annotations
 
 import sys
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
-from stratascope.command_line.printing import error_console, print_json, print_table
-from stratascope.errors import ConfigurationError, StoreError, did_you_mean
+from stratascope.command_line.printing import error_console, human_bytes, human_seconds, print_json, print_table
+from stratascope.errors import ConfigurationError, StoreError
 from stratascope.storage.store import Store
 
 
@@ -19,82 +17,79 @@ def _open(path: str) -> Store:
         raise ConfigurationError(str(error)) from None
 
 
+MOST_TABLE_ROWS = 1_000
+"""A table for people has at most so many rows; the other forms have all of them."""
+_SHOWN = ("run", "step", "probe", "layer", "part", "metric", "value", "unit", "status")
+
+
 def metrics(path: str, wanted: dict[str, str], step: int | None, form: str) -> None:
     """Print the rows of the ledger that match. Raises ConfigurationError where nothing does."""
+    from stratascope.storage.ledger_query import select
+
     if form not in ("table", "csv", "json", "parquet"):
         raise ConfigurationError(f"--format {form!r}: there are table, csv, json and parquet.")
-    rows = _open(path).rows()
-    for column, pattern in wanted.items():
-        if pattern == "*":
-            continue
-        known = sorted(set(rows[column]))
-        rows = rows[[fnmatchcase(str(item), pattern) for item in rows[column]]]
-        if rows.empty:
-            raise ConfigurationError(f"no finding has {column} {pattern!r}." + did_you_mean(pattern, known))
-    if step is not None:
-        rows = rows[rows["step"] == step]
+    found = select(_open(path), wanted, step)
     if form == "csv":
-        rows.to_csv(sys.stdout, index=False)
+        found.write_csv(sys.stdout.buffer)
     elif form == "json":
-        print(rows.to_json(orient="records", indent=1))
+        found.write_json(sys.stdout)
     elif form == "parquet":
-        rows.to_parquet(sys.stdout.buffer, index=False)
+        found.write_parquet(sys.stdout.buffer)
     else:
-        shown = ("run", "step", "probe", "layer", "part", "metric", "value", "unit", "status")
-        cells = [[f"{item:.6g}" if isinstance(item, float) else item for item in row] for row in rows[list(shown)].itertuples(index=False)]  # fmt: skip
-        print_table("", shown, cells)
+        records = found.records(_SHOWN, MOST_TABLE_ROWS)
+        cells = [
+            ["–" if item is None else f"{item:.6g}" if isinstance(item, float) else item for item in row.values()]
+            for row in records
+        ]
+        print_table("", _SHOWN, cells)
+        if len(found) > MOST_TABLE_ROWS:
+            error_console().print(
+                f"{len(found) - MOST_TABLE_ROWS:,} more rows match: narrow it down, or take --format csv."
+            )
 
 
-def history(path: str, as_json: bool) -> None:
-    """Past audits, oldest first."""
-    from stratascope.storage.audits import read_audits
+def history(path: str, last: int | None, as_json: bool) -> None:
+    """Past audits, oldest first: when, how long, what was new, what changed, the verdict."""
+    from stratascope.storage.history import read_history
+    from stratascope.tasks.report.past_audits import folded
 
-    records = read_audits(_open(path))
-    entries: list[dict[str, Any]] = [
-        {
-            "finished": record["finished"],
-            "verdict": record["verdict"],
-            "units": record["units"],
-            "new": [f"{item['run']} step {item['step']}" for item in record["checkpoints"] if item["status"] == "computed"],
-            "raised": sorted({item["name"] for item in record["checks"]}),
-        }
-        for record in records
-    ]  # fmt: skip
+    entries = read_history(_open(path), last)
     if as_json:
         print_json({"schema": 1, "audits": entries})
         return
     rows = [
         (
-            item["finished"],
-            item["verdict"],
-            len(item["new"]),
-            item["units"]["computed"],
-            item["units"]["failed"],
-            ", ".join(item["raised"]),
+            f"{row['first']} – {row['last']}" if row["count"] > 1 else row["last"],
+            f"{row['count']} audits" if row["count"] > 1 else human_seconds(row["seconds"]),
+            row["new"] or "",
+            " ".join(row["sentences"]),
+            row["verdict"],
         )
-        for item in entries
+        for row in folded(entries)
     ]
-    print_table("", ("finished", "verdict", "new checkpoints", "units computed", "failed", "checks raised"), rows)
+    print_table("", ("audited (UTC)", "took", "new", "what changed", "verdict"), rows)
 
 
 def report(path: str, zip_file: Path | None) -> int:
     """Draw every page again; options of the analyses come from the record of the latest audit."""
     from stratascope.storage.audits import read_audits
     from stratascope.tasks.analysis import named
+    from stratascope.tasks.comparison.drawing import redraw_comparisons
     from stratascope.tasks.report import build
     from stratascope.tasks.report.drawing import report_unit
 
     store = _open(path)
-    audits = read_audits(store)
+    audits = read_audits(store, last=1)
     if not audits:
         raise ConfigurationError(f"{path} has not been audited yet: there is nothing to draw.")
     analyses = audits[-1]["analyses"]
-    runs = sorted({unit.run for unit in store.manifests() if unit.analysis == "capture"})
+    runs = sorted({unit.run for unit in store.units() if unit.analysis == "capture"})
     place = store.location
     with store.claim(report_unit()):
         for name, options in analyses.items():
             for run in [""] if named(name).scope == "cohort" else runs:
                 build.draw_analysis(place, run, name, options)
+        redraw_comparisons(place)
         build.draw_overview(place)
         pages = build.plan_pages(place)
         for page in pages:
@@ -106,6 +101,24 @@ def report(path: str, zip_file: Path | None) -> int:
     if zip_file is not None:
         print(f"zip: {build.zip_report(place, zip_file.absolute())}")
     return 0
+
+
+def prune(path: str, keep: list[str], dry_run: bool, as_json: bool) -> None:
+    """Free what no rule keeps, and tell how much that was."""
+    from dataclasses import asdict
+
+    from stratascope.storage.pruning import parse_rule
+    from stratascope.storage.pruning import prune as prune_store
+
+    rules = [parse_rule(text) for text in keep]
+    done = prune_store(_open(path), rules, dry_run)
+    if as_json:
+        print_json({"schema": 1, "dry_run": dry_run, **asdict(done)})
+        return
+    for run, steps in done.steps.items():
+        print(f"{run}: {len(steps)} checkpoint(s), {len(done.kept[run])} kept whole")
+    verb = "would be freed" if dry_run else "freed"
+    print(f"{human_bytes(done.bytes)} in {done.files} file(s) {verb}; ledger and history stay")
 
 
 def verify(path: str, as_json: bool) -> int:

@@ -88,7 +88,7 @@ def test_pages_and_what_we_wrote_beside_them_name_no_address_outside(made_up, re
 
 def test_an_empty_store_says_so(made_up, sound, Page):
     pages = made_up.written()
-    assert list(pages) == ["index.html"]
+    assert list(pages) == ["index.html", "history.html"]
     sound(pages, made_up.report)
     overview = Page(pages["index.html"])
     assert overview.all("section", class_="verdict")[0][0]["data-verdict"] == ""
@@ -256,7 +256,7 @@ def test_a_page_stands_alone_for_each_reader(made_up, Page):
         assert page.all("p", class_=name)
 
 
-def test_the_same_store_gives_the_same_bytes_and_one_more_audit_changes_the_overview_alone(made_up):
+def test_the_same_store_gives_the_same_bytes_and_one_more_audit_changes_overview_and_history_alone(made_up):
     made_up.captured("a", [0, 5], ("conv", "fc"))
     made_up.filed("a", "outputs", made_up.accuracy_rows([0, 5]))
     made_up.audited("pass")
@@ -264,7 +264,7 @@ def test_the_same_store_gives_the_same_bytes_and_one_more_audit_changes_the_over
     assert made_up.written() == before
     made_up.audited("pass")
     after = made_up.written()
-    assert {page for page in after if after[page] != before[page]} == {"index.html"}
+    assert {page for page in after if after[page] != before[page]} == {"index.html", "history.html"}
 
 
 def test_stale_pages_and_data_go_and_the_report_is_vouched_for(made_up):

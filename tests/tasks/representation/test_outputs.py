@@ -202,3 +202,32 @@ def test_class_names_cannot_break_the_form_of_part():
     assert class_part(1, ("a", "b;c=d%")) == "class=b%3Bc%3Dd%25"
     assert class_part(7, ("a", "b")) == "class=7"
     assert class_part(0, ("same", "same")) == "class=0"
+
+
+def test_the_gap_between_training_and_test_is_filed_with_the_interval_of_a_difference(echo_audit):
+    """56 of 70 right in training and 48 of 80 in the test: Newcombe 1998, table II, example (a), method 10."""
+    audit = echo_audit(2)
+    for name, role, right, count in (
+        ("train", "train", 56, 70),
+        ("test", "test", 48, 80),
+        ("far", "shifted", 1, 9),
+    ):
+        targets = np.zeros(count, dtype=np.int64)
+        scores = np.where(np.arange(count)[:, None] < right, [[1.0, 0.0]], [[0.0, 1.0]]).astype(np.float32)
+        audit.probe(name, role=role, inputs=scores, targets=targets)
+    rows = rows_of(audit)
+    gaps = rows[rows.metric == "generalization_gap"].set_index("part")
+    assert list(gaps.index) == ["of=accuracy;against=train", "of=loss;against=train"]
+    accuracy, loss = gaps.iloc[0], gaps.iloc[1]
+    assert (accuracy.probe, accuracy.n, accuracy.unit) == ("test", 70, "fraction")
+    assert (accuracy.value, accuracy.low, accuracy.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    assert loss.value == pytest.approx(value(rows, "loss", probe="test") - value(rows, "loss", probe="train"))
+    assert loss.low < loss.value < loss.high
+    assert loss.unit == "nat"
+
+
+def test_without_a_training_probe_there_is_no_gap(echo_audit):
+    scores, targets = classified()
+    audit = echo_audit(12)
+    audit.probe("probe", inputs=scores, targets=targets)
+    assert not (rows_of(audit).metric == "generalization_gap").any()
