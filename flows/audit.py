@@ -128,6 +128,8 @@ def audit_on_workers(config: str, overrides: list[str], rehash: bool, max_second
     finish_pruning(store)
     found = survey(settings, path.parent, store, rehash)
     at_once = _AT_ONCE * await_workers(settings.cluster)
+    # A network that asks for a card would wait for ever where none is offered.
+    check_workers(settings.cluster, 0)
     work = Work(
         at_once,
         deadline=started + max_seconds if max_seconds is not None else None,
