@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from stratascope.storage.objects import is_url
+from stratascope.storage.store import Store
 from stratascope.tasks.checks.ci_output import markdown
-from stratascope.tasks.report.drawing import read_figures
+from stratascope.tasks.report.drawing import FIGURES, read_figures
 
 if TYPE_CHECKING:
     from stratascope.flows.result import AuditResult
@@ -65,7 +67,7 @@ def publish(result: AuditResult, title: str) -> None:
         create_table_artifact,
     )
 
-    report = Path(result.report)
+    link = result.report if is_url(result.report) else Path(result.report).as_uri()
     columns = ("run", "step", "status", "reason")
     with suppress(Exception):
         create_table_artifact(
@@ -75,14 +77,13 @@ def publish(result: AuditResult, title: str) -> None:
         )
         create_table_artifact(check_table(result), key="audit-checks", description=f"verdict {result.verdict}")
         create_markdown_artifact(markdown(result.summary()), key="audit-summary", description=title)
-        create_link_artifact(report.as_uri(), link_text="report", key="audit-report", description=str(report))
-        for figure in read_figures(report.parent, "overview"):
-            if figure["svg"]:
-                picture = base64.b64encode(figure["svg"].encode()).decode()
-                create_image_artifact(
-                    f"data:image/svg+xml;base64,{picture}", key="audit-trend", description=figure["title"]
-                )
-                break
+        create_link_artifact(link, link_text="report", key="audit-report", description=result.report)
+        with Store.open(result.store).report_folder(wants=[f"{FIGURES}/overview"]) as report:
+            figure = next(item for item in read_figures(report, "overview") if "picture" in item)
+            picture = base64.b64encode((report / figure["picture"]).read_bytes()).decode()
+        create_image_artifact(
+            f"data:image/svg+xml;base64,{picture}", key="audit-trend", description=figure["title"]
+        )
 
 
 def check_table(result: AuditResult) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -154,7 +153,7 @@ def audit_on_workers(config: str, overrides: list[str], rehash: bool, max_second
 
 
 def _read_files(found: Survey, work: Work) -> None:
-    store = str(found.store.path)
+    store = found.store.location
     folder = str(found.folder)
     probes: dict[str, Any] = {
         name: keep_probe.with_options(task_run_name=f"store-probe-{name}").submit(
@@ -183,7 +182,7 @@ def _read_files(found: Survey, work: Work) -> None:
 def _submit_read(found: Survey, source: RunSource, file: CheckpointFile, limits: Limits | None) -> Any:
     named = read_file.with_options(task_run_name=f"read-{source.name}-{file.path.name}")
     return named.submit(
-        str(found.store.path), file, source, str(found.folder), units.facts_identity(source), limits
+        found.store.location, file, source, str(found.folder), units.facts_identity(source), limits
     )
 
 
@@ -192,7 +191,8 @@ def _take_facts(found: Survey, work: Work, source: RunSource, file: CheckpointFi
     if isinstance(facts, ConfigurationError):
         raise facts
     if isinstance(facts, BaseException):
-        facts = {"status": "quarantined", "reason": f"{file.path.name}: reading it ended with {facts!r}."}
+        ending = str(facts) if isinstance(facts, StratascopeError) else f"reading it ended with {facts!r}."
+        facts = {"status": "quarantined", "reason": f"{file.path.name}: {ending}"}
     found.facts[source.name][file.path] = facts
     work.newly_quarantined += facts["status"] == "quarantined"
 
@@ -206,7 +206,7 @@ def _check_networks(plan: Plan, found: Survey, todo: set[Any]) -> None:
         with placed(item.device):
             futures.append(
                 check_network.with_options(task_run_name=f"check-network-{run}").submit(
-                    str(found.store.path), item.subject.source, item.files, str(found.folder), item.subject.probes,
+                    found.store.location, item.subject.source, item.files, str(found.folder), item.subject.probes,
                     item.layers, item.requests, item.capture, item.device,
                 )
             )  # fmt: skip
@@ -220,10 +220,10 @@ def _check_networks(plan: Plan, found: Survey, todo: set[Any]) -> None:
         total += estimate.bytes * sum(item.unit.run == run for item in fresh)
         memory = max(memory, estimate.memory)
     check_workers(found.config.cluster, memory)
-    free = shutil.disk_usage(found.store.path).free
-    if total > free:
+    free = found.store.free_bytes()
+    if free is not None and total > free:
         raise StoreError(
-            f"this audit may write {total / GIB:.1f} GiB, and {found.store.path} has {free / GIB:.1f} GiB free: make room, "
+            f"this audit may write {total / GIB:.1f} GiB, and {found.store.location} has {free / GIB:.1f} GiB free: make room, "
             "keep less (`capture.keep`), or put the store elsewhere."
         )
 
@@ -255,7 +255,8 @@ def _compute_series(plan: Plan, found: Survey, todo: set[Any], work: Work) -> No
         work.postponed += [item for item in plan.series if item.unit in todo]
         return
     plan.series = later_units_of_stored(found, plan)
-    wanted = [item for item in plan.series if not is_done(found.store, item)]
+    with found.store.snapshot():
+        wanted = [item for item in plan.series if not is_done(found.store, item)]
     wanted_units = {item.unit for item in wanted}
     work.outcomes += [units.Outcome(item.unit, "cached") for item in plan.series if item.unit not in wanted_units]
     _collect([(item, _submit(item, [], work.limits)) for item in wanted], work, len(todo) - len(wanted), len(todo))
@@ -323,7 +324,7 @@ def _judge(found: Survey, plan: Plan, work: Work) -> Judgement | BaseException:
 
 
 def _report(plan: Plan, found: Survey, result: AuditResult) -> None:
-    store = str(found.store.path)
+    store = found.store.location
     drawn = [draw_overview.with_options(task_run_name="draw-overview").submit(store)]
     drawn += [
         draw_analysis.with_options(task_run_name=f"draw-{name}-{run}").submit(

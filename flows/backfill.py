@@ -149,4 +149,5 @@ def _is_stored(config: Path, overrides: Sequence[str]) -> bool:
     if found.unread or found.unknown_probes:
         return False
     chains = make_plan(found).chains
-    return all(store.is_current(item.unit, item.identity) for chain in chains for item in chain)
+    with store.snapshot():
+        return all(store.is_current(item.unit, item.identity) for chain in chains for item in chain)

@@ -23,7 +23,7 @@ from stratascope.flows.compare_plan import (
 )
 from stratascope.flows.progress import tell
 from stratascope.flows.result import outcome_without_work
-from stratascope.storage.manifests import Manifest, write_manifest
+from stratascope.storage.manifests import Manifest
 from stratascope.tasks.comparison import drawing, work
 from stratascope.tasks.comparison.page import comparison_page, drawn_unit
 from stratascope.tasks.report import build
@@ -103,7 +103,7 @@ def _submit(item: work.ComparisonAssignment) -> Any:
 
 def _report(plan: ComparisonPlan, failures: list[str]) -> list[str]:
     """Draw the comparison, and write all pages anew, since each links to it; returns what went wrong."""
-    store, name = str(plan.store.path), plan.settings.name
+    store, name = plan.store.location, plan.settings.name
     page = comparison_page(name)
 
     def drawn() -> Any:
@@ -134,10 +134,6 @@ def _report(plan: ComparisonPlan, failures: list[str]) -> list[str]:
     if lost:
         return [f"report: {error}" for error in lost]
     if not failures:
-        write_manifest(
-            plan.store.path,
-            Manifest(
-                drawn_unit(name), plan.drawn_identity, {}, {}, {"show_inputs": plan.audit.report.show_inputs}
-            ),
-        )
+        shown = {"show_inputs": plan.audit.report.show_inputs}
+        plan.store.write_manifest(Manifest(drawn_unit(name), plan.drawn_identity, {}, {}, shown))
     return []

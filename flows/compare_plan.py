@@ -41,17 +41,19 @@ class ComparisonPlan:
     drawn_identity: str
 
     @property
-    def page(self) -> Path:
-        return self.store.path / "report" / comparison_page(self.settings.name)
+    def page(self) -> str:
+        """Where the page of this comparison lies below the store."""
+        return f"report/{comparison_page(self.settings.name)}"
 
     def outstanding(self) -> list[ComparisonAssignment]:
         """The units that are not stored under their identity."""
-        return [item for item in self.assignments if not self.store.is_current(item.unit, item.identity)]
+        with self.store.snapshot():
+            return [item for item in self.assignments if not self.store.is_current(item.unit, item.identity)]
 
     def is_up_to_date(self) -> bool:
         """Whether everything is stored, and the page was drawn from exactly that."""
         drawn = self.store.is_current(drawn_unit(self.settings.name), self.drawn_identity)
-        return not self.outstanding() and drawn and self.page.exists()
+        return drawn and not self.outstanding() and self.store.has_file(self.page)
 
 
 def check_groups(settings: CompareConfig, audit_file: Path, audit: AuditConfig) -> None:
@@ -84,12 +86,12 @@ def make_comparison_plan(config: Path, overrides: list[str]) -> ComparisonPlan:
     }
     subjects = {
         run: Subject(
-            str(store.path), run, tuple(sorted(audit.probes)), sources[run], str(audit_file.parent), audit.task, audit.loss
+            store.location, run, tuple(sorted(audit.probes)), sources[run], str(audit_file.parent), audit.task, audit.loss
         )
         for group in groups for run, _ in group.runs
     }  # fmt: skip
     shared: dict[str, Any] = {
-        "store_path": str(store.path), "groups": tuple(groups), "subjects": subjects, "probe": probe,
+        "store_path": store.location, "groups": tuple(groups), "subjects": subjects, "probe": probe,
         "spec": settings.spec(),
     }  # fmt: skip
     upstream = units_of(store, groups)
@@ -143,8 +145,8 @@ def outcome(
     listed = [found for unit, found in methods.items() if unit in wanted]
     return {
         "schema": SCHEMA,
-        "store": str(plan.store.path),
-        "page": str(plan.page),
+        "store": plan.store.location,
+        "page": f"{plan.store.location}/{plan.page}",
         **comparison,
         "traditional": listed,
         "audit": {"verdict": audited.verdict, "units": audited.units, "failures": audited.failures},

@@ -13,8 +13,10 @@ from stratascope.flows.config import AuditConfig
 from stratascope.storage.checkpoint_files import CheckpointFile, Listing, RunSource, settle, split_runs
 from stratascope.storage.digests import identity_of
 from stratascope.storage.file_memory import FileMemory, file_state
+from stratascope.storage.objects import local_or_url
 from stratascope.storage.probes import build_probe, probe_source_files
 from stratascope.storage.pruning import lost_arrays
+from stratascope.storage.remote_paths import paths_of
 from stratascope.storage.store import Store
 from stratascope.storage.units import Unit
 from stratascope.tasks.analysis import Analysis, CaptureRequest, Options, named
@@ -85,6 +87,11 @@ def probe_identity(config: AuditConfig, name: str) -> str:
 
 def survey(config: AuditConfig, folder: Path, store: Store, rehash: bool = False) -> Survey:
     """Find all files and recall what is known of them. Raises ConfigurationError, ProbeError."""
+    with store.snapshot():
+        return _survey(config, folder, store, rehash)
+
+
+def _survey(config: AuditConfig, folder: Path, store: Store, rehash: bool) -> Survey:
     found = Survey(config, folder, store, config.chosen_analyses())
     memory = FileMemory(store)
     for name in config.probes:
@@ -138,6 +145,11 @@ def _is_fresh(file: CheckpointFile, seconds: float) -> bool:
 
 def make_plan(found: Survey) -> Plan:
     """Every unit that this audit wants, with its identity. Raises ConfigurationError for two files of one step."""
+    with found.store.snapshot():
+        return _make_plan(found)
+
+
+def _make_plan(found: Survey) -> Plan:
     plan = Plan({}, [], [], [])
     requests = requests_of(found)
     for source in found.sources:
@@ -171,19 +183,24 @@ def _gone(
     listing = plan.listings[source.name]
     listed = {file.step for file in (*listing.checkpoints, *listing.unselected)}
     memory = FileMemory(found.store)
+    stored = {}
     for step in found.store.captured_steps(source.name):
-        unit = Unit("checkpoint", source.name, step, "capture")
-        manifest = found.store.manifest(unit) if step not in listed else None
-        name = next(iter(manifest.recorded.get("files", ())), "") if manifest is not None else ""
-        if manifest is None or not name or Path(name).exists():
+        if step not in listed:
+            manifest = found.store.manifest(Unit("checkpoint", source.name, step, "capture"))
+            if manifest is not None and manifest.recorded.get("files"):
+                stored[step] = manifest
+    paths = paths_of(manifest.recorded["files"][0] for manifest in stored.values())
+    for step, manifest in stored.items():
+        unit, name = manifest.unit, manifest.recorded["files"][0]
+        if not name or paths[name].exists():
             continue
         weights = manifest.identity_parts.get("weights", "")
         wanted = _capture_parts(found, source, weights, requests)
-        facts = memory.recall_gone(Path(name), facts_identity(source)) or {}
+        facts = memory.recall_gone(paths[name], facts_identity(source)) or {}
         narrowed = source.select.steps is not None or source.select.last is not None
         capture = None
         if not narrowed and identity_of(wanted) == manifest.identity and facts.get("weights_digest") == weights:
-            file = CheckpointFile(source.name, step, Path(name), "safetensors", ())
+            file = CheckpointFile(source.name, step, paths[name], "safetensors", ())
             capture = Assignment(unit, manifest.identity, wanted, (_subject(found, source),), (file,))
             plan.lost |= {unit: lost} if (lost := lost_arrays(manifest)) else {}
         yield GoneCheckpoint(source.name, step, name, capture)
@@ -191,7 +208,7 @@ def _gone(
 
 def _subject(found: Survey, source: RunSource) -> Subject:
     return Subject(
-        str(found.store.path), source.name, tuple(sorted(found.probes)), source, str(found.folder),
+        found.store.location, source.name, tuple(sorted(found.probes)), source, str(found.folder),
         found.config.task, found.config.loss,
     )  # fmt: skip
 
@@ -336,9 +353,9 @@ def _later(
 def later_units_of_stored(found: Survey, plan: Plan) -> list[Assignment]:
     """The same over those checkpoints whose capture is stored: one that failed does not sink the others."""
     captures = [chain[0] for chain in plan.chains]
-    return later_units(
-        found, plan, [item for item in captures if found.store.is_current(item.unit, item.identity)]
-    )
+    with found.store.snapshot():
+        stored = [item for item in captures if found.store.is_current(item.unit, item.identity)]
+        return later_units(found, plan, stored)
 
 
 def report_identity(plan: Plan, found: Survey) -> str:
@@ -360,15 +377,17 @@ def report_identity(plan: Plan, found: Survey) -> str:
 
 def outstanding(plan: Plan, store: Store) -> list[Assignment]:
     """The units that are not stored under their identity."""
-    return [item for item in plan.units() if not is_done(store, item)]
+    with store.snapshot():
+        return [item for item in plan.units() if not is_done(store, item)]
 
 
-def store_folder(config: AuditConfig, folder: Path) -> Path:
-    """Where the store of `config` lies; a relative place is relative to the file's `folder`."""
-    return Path(config.store) if Path(config.store).is_absolute() else folder / config.store
+def store_folder(config: AuditConfig, folder: Path) -> Path | str:
+    """Where the store of `config` lies, a folder or a URL; a relative place is relative to the file's `folder`."""
+    return local_or_url(config.store, folder)
 
 
 def is_up_to_date(plan: Plan, found: Survey) -> bool:
     """Whether every unit is stored and the report was drawn from exactly that."""
     identity = report_identity(plan, found)
-    return found.store.is_current(report_unit(), identity) and not outstanding(plan, found.store)
+    with found.store.snapshot():
+        return found.store.is_current(report_unit(), identity) and not outstanding(plan, found.store)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stratascope.errors import ConfigurationError, UnreachableError
 from stratascope.flows.alerts import tell_changes
 from stratascope.flows.config import AuditConfig, load_config
 from stratascope.flows.plan import Plan, Survey, is_up_to_date, make_plan, report_identity, store_folder, survey
@@ -112,8 +113,8 @@ def conclude(
         # The next audit judges anew, even where it finds nothing else to do.
         plan_identity = ""
     result = AuditResult(
-        store=str(found.store.path),
-        report=str(found.store.path / "report" / "index.html"),
+        store=found.store.location,
+        report=f"{found.store.location}/report/index.html",
         verdict=judged.verdict,
         checkpoints=checkpoints,
         units={name: counts.get(name, 0) for name in ("computed", "cached", "failed")},
@@ -138,7 +139,7 @@ def to_be_judged(found: Survey, plan: Plan, outcomes: Sequence[Outcome]) -> tupl
     if not plan.chains:
         return None
     stored = set(found.store.units()) & {item.unit for item in plan.units()}
-    return (str(found.store.path), stored, found.config.checks, fresh_checkpoints(outcomes))
+    return (found.store.location, stored, found.config.checks, fresh_checkpoints(outcomes))
 
 
 def nothing_to_judge() -> Judgement:
@@ -173,18 +174,35 @@ def outcome_without_work(config: Path, overrides: Sequence[str] = (), rehash: bo
     """
     started = time.time()
     settings: AuditConfig = load_config(config, overrides)
-    store = Store.open(store_folder(settings, config.parent), create=True)
-    found = survey(settings, config.parent, store, rehash)
-    if found.unread or found.unknown_probes:
-        return None
-    plan = make_plan(found)
-    return repeat(found, plan, started) if is_up_to_date(plan, found) else None
+    try:
+        store = Store.open(store_folder(settings, config.parent), create=True)
+        with store.snapshot():
+            found = survey(settings, config.parent, store, rehash)
+            if found.unread or found.unknown_probes:
+                return None
+            plan = make_plan(found)
+            earlier = _same_before(found, plan) if is_up_to_date(plan, found) else None
+        # What follows must see what other audits have written meanwhile: it is no part of the snapshot.
+        return repeat(found, plan, started, earlier) if earlier is not None else None
+    except UnreachableError as error:  # nothing has been done yet
+        raise ConfigurationError(str(error)) from None
 
 
-def repeat(found: Survey, plan: Plan, started: float) -> AuditResult | None:
-    """The outcome of an audit that found nothing to do, from the record of the one before; None without one."""
+def _same_before(found: Survey, plan: Plan) -> dict[str, Any] | None:
+    """The record of the latest audit that had this plan; None without one."""
     identity = report_identity(plan, found)
-    earlier = next((item for item in newest_first(found.store) if item.get("plan") == identity), None)
+    return next((item for item in newest_first(found.store) if item.get("plan") == identity), None)
+
+
+def repeat(
+    found: Survey, plan: Plan, started: float | None = None, earlier: dict[str, Any] | None = None
+) -> AuditResult | None:
+    """The outcome of an audit that found nothing to do, from the record of the one before; None without one.
+
+    `earlier` is that record where the caller has it; `started` is when this audit began, by default now.
+    """
+    started = time.time() if started is None else started
+    earlier = earlier or _same_before(found, plan)
     if earlier is None:
         return None
     deferred = [
@@ -193,8 +211,8 @@ def repeat(found: Survey, plan: Plan, started: float) -> AuditResult | None:
         if status == "deferred"
     ] + _stepless(plan)
     result = AuditResult(
-        store=str(found.store.path),
-        report=str(found.store.path / "report" / "index.html"),
+        store=found.store.location,
+        report=f"{found.store.location}/report/index.html",
         verdict=earlier["verdict"],
         checkpoints=[*repeated(earlier["checkpoints"]), *deferred],
         units={"computed": 0, "cached": len(plan.units()), "failed": 0},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,17 @@ def ensure_group(path: Path, attributes: Mapping[str, Any] | None = None, *, dur
     place = path / "zarr.json"
     if place.exists():
         return
-    data = json.dumps({"attributes": dict(attributes or {}), **_GROUP}, sort_keys=True, indent=2).encode()
+    data = group_bytes(attributes)
     if durably:
         write_atomically(place, data)
     else:
         path.mkdir(parents=True, exist_ok=True)
         place.write_bytes(data)
+
+
+def group_bytes(attributes: Mapping[str, Any] | None = None) -> bytes:
+    """The content of a group's `zarr.json`."""
+    return json.dumps({"attributes": dict(attributes or {}), **_GROUP}, sort_keys=True, indent=2).encode()
 
 
 class ArrayWriter:
@@ -181,8 +186,19 @@ def write_text_array(path: Path, dim: str, values: Sequence[str], attributes: Ma
     array[:] = np.array(values, np.dtypes.StringDType())
 
 
-def describe_array(path: Path) -> tuple[tuple[str, ...], tuple[int, ...], str, dict[str, Any]]:
+Fetch = Callable[[Iterable[str] | None], None]
+"""Brings files of an array, by their names below its folder, to where they are read; None stands for all of them."""
+
+
+def _all_there(names: Iterable[str] | None) -> None:
+    """In a folder of the local disk everything is where it is read."""
+
+
+def describe_array(
+    path: Path, fetch: Fetch = _all_there
+) -> tuple[tuple[str, ...], tuple[int, ...], str, dict[str, Any]]:
     """Dimension names, shape, dtype and attributes of the array at `path`. Raises StoreError where there is none."""
+    fetch(["zarr.json"])
     try:
         known = zarr_format.parse(path)
     except (OSError, ValueError) as error:
@@ -194,13 +210,15 @@ def describe_array(path: Path) -> tuple[tuple[str, ...], tuple[int, ...], str, d
     return tuple(array.metadata.dimension_names or ()), array.shape, str(array.dtype), dict(array.attrs)
 
 
-def read_array(path: Path, start: int = 0, stop: int | None = None) -> np.ndarray:
-    """Rows `start` to `stop` of the array at `path`.
+def read_array(path: Path, start: int = 0, stop: int | None = None, fetch: Fetch = _all_there) -> np.ndarray:
+    """Rows `start` to `stop` of the array at `path`, whose files `fetch` brings there.
 
     Raises StoreError where there is none, DamagedStoreError where a checksum fails.
     """
+    fetch(["zarr.json"])
     try:
         known = zarr_format.parse(path)
+        fetch(None if known is None else _files_of(known[0], start, stop))
         if known is not None:
             return _read_rows(path, known[0], start, stop)
         array = _foreign(path)
@@ -234,6 +252,15 @@ def _foreign(path: Path) -> Any:
         return zarr.open_array(str(path), mode="r", zarr_format=3)
     except (FileNotFoundError, KeyError, ValueError) as error:
         raise StoreError(f"there is no array {path}: {error}") from None
+
+
+def _files_of(layout: Layout, start: int, stop: int | None) -> list[str]:
+    """The files that hold rows `start` to `stop`."""
+    if not layout.shape:
+        return [layout.file_name(0)]
+    start, stop, _ = slice(start, stop).indices(layout.shape[0])
+    rows = layout.rows * layout.chunks
+    return [layout.file_name(number) for number in range(start // rows, -(-stop // rows) if stop > start else 0)]
 
 
 def _read_rows(path: Path, layout: Layout, start: int, stop: int | None) -> np.ndarray:

@@ -10,41 +10,42 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
-from stratascope.storage.manifests import write_atomically
 from stratascope.storage.store import Store
 
 REPEATS = "same_as"
 """The key of a short record that holds the identifier of the record it repeats."""
 
 
-def write_audit(store: Store, record: dict[str, Any]) -> Path:
-    """Add `record` (JSON-like) to the history; returns its file."""
+def write_audit(store: Store, record: dict[str, Any]) -> str:
+    """Add `record` (JSON-like) to the history; returns its name below the store."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    path = store.path / "audits" / f"{stamp}-{time.time_ns() % 10**9:09d}-{os.getpid()}.json"
-    content = {"id": path.stem, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **record}
-    write_atomically(path, json.dumps(content, sort_keys=True, indent=1).encode())
-    return path
+    identity = f"{stamp}-{time.time_ns() % 10**9:09d}-{os.getpid()}"
+    content = {"id": identity, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **record}
+    name = f"audits/{identity}.json"
+    store.write_bytes(name, json.dumps(content, sort_keys=True, indent=1).encode())
+    return name
 
 
-def write_repeat(store: Store, earlier: dict[str, Any], **own: Any) -> Path:
+def write_repeat(store: Store, earlier: dict[str, Any], **own: Any) -> str:
     """Add the record of an audit that found what the record `earlier` tells; `own` is what differs."""
     return write_audit(store, {REPEATS: earlier.get(REPEATS, earlier["id"]), "verdict": earlier["verdict"], **own})
 
 
 def audit_names(store: Store) -> list[str]:
     """The identifiers of all past audits, oldest first."""
-    return sorted(path.stem for path in (store.path / "audits").glob("*.json"))
+    return sorted(PurePosixPath(name).stem for name in store.names("audits"))
 
 
 def read_audits(store: Store, last: int | None = None) -> list[dict[str, Any]]:
     """Past audits, oldest first, or the `last` of them; a damaged record is passed over."""
-    names = audit_names(store)
-    reader = AuditReader(store)
-    records = (reader.read(name) for name in (names if last is None else names[len(names) - last :]))
-    return [record for record in records if record is not None]
+    with store.snapshot():
+        names = audit_names(store)
+        reader = AuditReader(store)
+        records = (reader.read(name) for name in (names if last is None else names[len(names) - last :]))
+        return [record for record in records if record is not None]
 
 
 def newest_first(store: Store) -> Iterator[dict[str, Any]]:
@@ -63,7 +64,7 @@ class AuditReader:
     """Reads records; a short one is made whole from the one that it repeats, of which few are kept at hand."""
 
     def __init__(self, store: Store) -> None:
-        self._folder = store.path / "audits"
+        self._store = store
         self._whole: dict[str, dict[str, Any] | None] = {}
 
     def read(self, name: str) -> dict[str, Any] | None:
@@ -95,7 +96,7 @@ class AuditReader:
 
     def _load(self, name: str) -> dict[str, Any] | None:
         try:
-            record = json.loads((self._folder / f"{name}.json").read_bytes())
+            record = json.loads(self._store.read_bytes(f"audits/{name}.json"))
         except (OSError, ValueError):
             return None
         return record if isinstance(record, dict) and "verdict" in record else None

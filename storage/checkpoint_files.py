@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import io
 import itertools
 import json
 import re
@@ -17,6 +18,8 @@ import yaml
 
 from stratascope.errors import ConfigurationError
 from stratascope.storage.names import checked_name
+from stratascope.storage.objects import is_url, local_or_url
+from stratascope.storage.remote_paths import listed_path, matching
 from stratascope.storage.run_source import RunSource as RunSource
 from stratascope.storage.run_source import SelectSpec
 
@@ -37,9 +40,10 @@ MOST_STEPS = 10**12
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """A checkpoint as it lies on the disk. `step` None means: a key inside, the name, or nothing tells it.
+    """A checkpoint as it lies on the disk, or behind a URL. `step` None means: a key inside, the name, or nothing tells it.
 
-    `path` is the file, or the folder where it takes several; `files` are those that hold the weights.
+    `path` is the file, or the folder where it takes several; `files` are those that hold the weights. Behind a URL
+    they are of type `RemotePath`, which has as many of a path's manners as are needed here.
     """
 
     run: str
@@ -100,13 +104,12 @@ def find_checkpoints(source: RunSource, folder: Path) -> list[CheckpointFile]:
 
     Raises ConfigurationError where nothing matches (unless `allow_empty`) or a manifest is wrong.
     """
-    place = Path(source.checkpoints).expanduser()
-    place = place if place.is_absolute() else folder / place
+    place = local_or_url(source.checkpoints, folder)
     try:
         found = _listed(source, place)
     except OSError as error:
         raise ConfigurationError(
-            f"run {source.name!r}: {error.filename or place} cannot be listed: {error.strerror}."
+            f"run {source.name!r}: {error.filename or place} cannot be listed: {error.strerror or error}."
         ) from None
     if not found and not source.allow_empty:
         raise ConfigurationError(
@@ -118,20 +121,30 @@ def find_checkpoints(source: RunSource, folder: Path) -> list[CheckpointFile]:
     return found
 
 
-def _listed(source: RunSource, place: Path) -> list[CheckpointFile]:
-    if place.suffix in (".csv", ".json", ".yaml", ".yml") and not place.name.endswith(_INDEX) and place.is_file():
+def _listed(source: RunSource, pattern: Path | str) -> list[CheckpointFile]:
+    place, matches = _candidates(pattern)
+    is_list = place.suffix in (".csv", ".json", ".yaml", ".yml") and not place.name.endswith(_INDEX)
+    if matches is None and is_list and place.is_file():
         return _from_manifest(source.name, place)
-    single = _recognise(source.name, place, by_content=True) if place.exists() else None
+    single = _recognise(source.name, place, by_content=True) if matches is None and place.exists() else None
     if single is not None:
         found = [single]
     else:
-        is_folder = place.is_dir()
-        names = place.iterdir() if is_folder else (Path(name) for name in glob.glob(str(place), recursive=True))
+        is_folder = matches is None and place.is_dir()
+        names = place.iterdir() if is_folder else matches or ()
         candidates = sorted(_without_loops(names), key=lambda path: natural_key(path.as_posix()))
         known = (_recognise(source.name, path, by_content=not is_folder) for path in candidates)
         found = _without_parts([item for item in known if item is not None])
-    root = _fixed_part(place)
-    return [replace(item, step=_step_by_regex(source, item, root)) for item in found]
+    return [replace(item, step=_step_by_regex(source, item, place)) for item in found]
+
+
+def _candidates(pattern: Path | str) -> tuple[Any, list[Any] | None]:
+    """The one place that `pattern` names, or the folder above a glob and what it matches; URLs are listed once."""
+    if isinstance(pattern, str):
+        return matching(pattern) if glob.has_magic(pattern) else (listed_path(pattern), None)
+    if pattern.exists() or not glob.has_magic(str(pattern)):
+        return pattern, None
+    return _fixed_part(pattern), [Path(name) for name in glob.glob(str(pattern), recursive=True)]
 
 
 def settle(source: RunSource, files: Sequence[CheckpointFile], facts: Mapping[Path, Mapping[str, Any]]) -> Listing:
@@ -328,8 +341,11 @@ def _kind_by_content(path: Path) -> Kind | None:
     try:
         if not path.is_file():
             return None
-        with open(path, "rb") as stream:
-            start = stream.read(10)
+        if isinstance(path, Path):
+            with open(path, "rb") as stream:
+                start = stream.read(10)
+        else:
+            start = path.read_start(10)
     except OSError:
         return None
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= 100_000_000:
@@ -352,16 +368,20 @@ def _read_manifest(path: Path) -> list[tuple[Path, int]]:
     """(file, step) pairs of a CSV with columns path and step, or a JSON or YAML list of such mappings."""
     try:
         if path.suffix == ".csv":
-            with open(path, newline="", encoding="utf-8-sig") as stream:
-                entries: Any = list(csv.DictReader(stream))
+            text = path.read_bytes().decode("utf-8-sig")
+            entries: Any = list(csv.DictReader(io.StringIO(text, newline="")))
         else:
             text = path.read_text(encoding="utf-8")
             entries = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-        return [(path.parent / str(entry["path"]), _whole_number(entry["step"])) for entry in entries or ()]
+        return [(_beside(path, str(entry["path"])), _whole_number(entry["step"])) for entry in entries or ()]
     except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error, yaml.YAMLError) as error:
         raise ConfigurationError(
             f"manifest {path} cannot be read ({error!r}); expected entries with `path` and `step`."
         ) from None
+
+
+def _beside(path: Path, entry: str) -> Any:
+    return listed_path(entry) if is_url(entry) else path.parent / entry
 
 
 def _whole_number(value: Any) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 
 from stratascope.errors import DamagedStoreError
 from stratascope.storage.ledger import COLUMNS, PARQUET, joined, read_table, reading
-from stratascope.storage.manifest_index import indexed_units
+from stratascope.storage.ledger_files import LedgerFiles
 from stratascope.storage.units import CHECKS, Unit
 
 if TYPE_CHECKING:
@@ -33,37 +33,32 @@ _SOURCES = b"stratascope_sources"
 _LAYOUT = 2
 
 
-def compacted(root: Path) -> dict[Path, dict[Unit, str]]:
-    """The up-to-date compacted files of the store at `root`, each with the units whose rows it holds.
+def compacted(ledger: LedgerFiles) -> dict[Path, dict[Unit, str]]:
+    """The up-to-date compacted files of a store's `ledger`, each with the units whose rows it holds.
 
     Raises OSError where the store may not be written, DamagedStoreError where a unit's own rows are damaged.
     """
     groups: dict[str, dict[Unit, str]] = {}
-    for item in indexed_units(root):
-        if item.rows_checksum and rows_file(root, item.unit).exists():
-            name = item.unit.run or "_cohort"
-            if (
-                item.unit.analysis == CHECKS
-            ):  # judged anew with every audit, which must not make a long run's file stale
-                name = f"_checks-{item.unit.run}"
-            groups.setdefault(name, {})[item.unit] = item.rows_checksum
+    for unit, checksum in ledger.checksums().items():
+        name = unit.run or "_cohort"
+        if unit.analysis == CHECKS:  # judged anew with every audit, which must not make a long run's file stale
+            name = f"_checks-{unit.run}"
+        groups.setdefault(name, {})[unit] = checksum
     found = {}
     for name, sources in sorted(groups.items()):
-        path = root / FOLDER / f"{name}.parquet"
-        _bring_up_to_date(root, path, sources)
+        path = ledger.root / FOLDER / f"{name}.parquet"
+        _bring_up_to_date(ledger, path, sources)
         found[path] = sources
     return found
 
 
-def rows_file(root: Path, unit: Unit) -> Path:
-    """Where the rows of `unit` lie in the store at `root`."""
-    return root / "ledger" / f"{unit.relative_path}.parquet"
-
-
-def _bring_up_to_date(root: Path, path: Path, sources: Mapping[Unit, str]) -> None:
+def _bring_up_to_date(
+    ledger: LedgerFiles, path: Path, sources: Mapping[Unit, str], *, from_units: bool = False
+) -> None:
+    """With `from_units` it is made of the units' own files, whatever else there is."""
     wanted = {unit.relative_path.as_posix(): checksum for unit, checksum in sources.items()}
-    known = _sources_of(path)
-    if known == wanted:
+    known = sources_of(path)
+    if known == wanted or (not from_units and ledger.bring(path, wanted)):
         return
     units = {unit.relative_path.as_posix(): unit for unit in sources}
     fresh = [units[name] for name, checksum in wanted.items() if known.get(name) != checksum]
@@ -77,8 +72,9 @@ def _bring_up_to_date(root: Path, path: Path, sources: Mapping[Unit, str]) -> No
             fresh = list(sources)
     else:
         fresh = list(sources)
-    tables += [read_table(rows_file(root, unit)) for unit in sorted(fresh)]
+    tables += ledger.tables(sorted(fresh))
     _write(path, in_order(joined(tables)), wanted)
+    ledger.share(path)
 
 
 def rows_of(table: pa.Table, units: Iterable[Unit]) -> pa.Array:
@@ -122,7 +118,7 @@ def _ranks(column: pa.ChunkedArray) -> np.ndarray:
     return places[codes].astype(np.int16 if len(places) < 2**15 else np.int64)
 
 
-def _sources_of(path: Path) -> dict[str, str]:
+def sources_of(path: Path) -> dict[str, str]:
     """Of which units, with which checksums, the compacted file `path` was made; empty where it is no such file."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
@@ -151,23 +147,23 @@ def _write(path: Path, table: pa.Table, sources: Mapping[str, str]) -> None:
 
 
 def read_rows(
-    root: Path, units: frozenset[Unit] | None = None, metrics: Collection[str] | None = None
+    ledger: LedgerFiles, units: frozenset[Unit] | None = None, metrics: Collection[str] | None = None
 ) -> pa.Table:
-    """The rows of `units` (default: of every committed one) of the store at `root`, sorted by `ORDER`.
+    """The rows of `units` (default: of every committed one) of a store's `ledger`, sorted by `ORDER`.
 
     With `metrics`, only the rows of these.
 
     Raises OSError where the compacted files may not be written, DamagedStoreError where a unit's own rows are damaged.
     """
     tables = []
-    for path, sources in compacted(root).items():
+    for path, sources in compacted(ledger).items():
         mine = sources.keys() if units is None else units & sources.keys()
         if mine:
             try:
                 tables.append(_read(path, sources, mine, metrics))
             except (DamagedStoreError, FileNotFoundError):  # derived, so it can be made again
                 path.unlink(missing_ok=True)
-                _bring_up_to_date(root, path, sources)
+                _bring_up_to_date(ledger, path, sources, from_units=True)
                 tables.append(_read(path, sources, mine, metrics))
     return tables[0] if len(tables) == 1 else in_order(joined(tables))
 

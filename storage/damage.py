@@ -5,27 +5,30 @@ Its files stay until then, since what is whole among them may still be read.
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stratascope.storage.digests import sealed
-from stratascope.storage.manifests import write_atomically
 from stratascope.storage.units import Unit
 
-
-def _note(root: Path, unit: Unit) -> Path:
-    return root / "manifests" / "_damaged" / f"{unit.relative_path}.json"
-
-
-def is_damaged(root: Path, unit: Unit) -> bool:
-    """Whether damage of `unit` is known in the store at `root`."""
-    return _note(root, unit).exists()
+if TYPE_CHECKING:
+    from stratascope.storage.store import Store
 
 
-def note_damage(root: Path, unit: Unit, paths: list[str]) -> None:
-    """Note that the files `paths` (below the store at `root`) of `unit` are damaged."""
-    write_atomically(_note(root, unit), sealed({"paths": paths}))
+def damage_note(unit: Unit) -> str:
+    """Where the note about `unit` lies below the store."""
+    return f"manifests/_damaged/{unit.relative_path}.json"
 
 
-def forget_damage(root: Path, unit: Unit) -> None:
-    """Take the note away: `unit` has been written anew, or was found whole."""
-    _note(root, unit).unlink(missing_ok=True)
+def is_damaged(store: Store, unit: Unit) -> bool:
+    """Whether damage of `unit` is known in `store`."""
+    return store.has_file(damage_note(unit))
+
+
+def note_damage(store: Store, unit: Unit, paths: list[str]) -> None:
+    """Note that the files `paths` (below `store`) of `unit` are damaged."""
+    store.write_bytes(damage_note(unit), sealed({"paths": paths}))
+
+
+def forget_damage(store: Store, unit: Unit) -> None:
+    """Take the note away: `unit` was found whole."""
+    store.delete_files([damage_note(unit)])

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from stratascope.storage.digests import sealed, unsealed
-from stratascope.storage.manifests import write_atomically
 from stratascope.storage.store import Store
 
 
 def file_state(path: Path) -> list[list[Any]]:
     """Name, size, mtime and ctime in nanoseconds and inode of `path`, or of each file in that folder.
 
-    The ctime is what catches a file that was replaced and had its mtime restored.
+    The ctime is what catches a file that was replaced and had its mtime restored. Of what lies behind a URL: the URL,
+    size, time of change in nanoseconds and etag of each object, as they were listed.
     """
+    if not isinstance(path, Path):
+        return path.state()
     files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
     state = []
     for item in files:
@@ -28,12 +30,12 @@ class FileMemory:
     """Facts about files, one JSON file each below `manifests/_files/`."""
 
     def __init__(self, store: Store) -> None:
-        self._folder = store.path / "manifests" / "_files"
+        self._store = store
 
     def recall(self, path: Path, identity: str) -> dict[str, Any] | None:
         """The facts remembered of `path` under `identity`; None where it changed or is unknown."""
         try:
-            content = unsealed(self._place(path, identity).read_bytes())
+            content = unsealed(self._store.read_bytes(self._name(path, identity)))
             return content["facts"] if content["state"] == file_state(path) else None
         except (OSError, ValueError, KeyError):
             return None
@@ -43,7 +45,7 @@ class FileMemory:
         try:
             if path.exists():
                 return None
-            facts: dict[str, Any] = unsealed(self._place(path, identity).read_bytes())["facts"]
+            facts: dict[str, Any] = unsealed(self._store.read_bytes(self._name(path, identity)))["facts"]
             return facts
         except (OSError, ValueError, KeyError):
             return None
@@ -53,8 +55,8 @@ class FileMemory:
     ) -> None:
         """Remember `facts` of `path`; `state` is its `file_state` from before it was read."""
         content = {"state": state if state is not None else file_state(path), "facts": facts}
-        write_atomically(self._place(path, identity), sealed(content))
+        self._store.write_bytes(self._name(path, identity), sealed(content))
 
-    def _place(self, path: Path, identity: str) -> Path:
+    def _name(self, path: Path, identity: str) -> str:
         name = hashlib.sha256(f"{path.absolute()}\n{identity}".encode()).hexdigest()[:40]
-        return self._folder / f"{name}.json"
+        return f"manifests/_files/{name}.json"

@@ -27,6 +27,13 @@ def read_history(store: Store, last: int | None = None) -> list[dict[str, Any]]:
     to be quarantined, deferred, duplicate or gone, with the reason), ``raised`` (names of checks), ``newly_raised``
     and ``cleared`` (check and place), ``failures``, ``nothing_new``.
     """
+    with store.snapshot():
+        entries = _history(store)
+    sound = [entry for entry in entries if "damaged" not in entry]
+    return sound if last is None else sound[len(sound) - min(last, len(sound)) :]
+
+
+def _history(store: Store) -> list[dict[str, Any]]:
     names = audit_names(store)
     known = _kept(store)
     common = 0
@@ -44,8 +51,7 @@ def read_history(store: Store, last: int | None = None) -> list[dict[str, Any]]:
         before = record
     if len(names) - common > _FEW:
         _keep(store, entries)
-    sound = [entry for entry in entries if "damaged" not in entry]
-    return sound if last is None else sound[len(sound) - min(last, len(sound)) :]
+    return entries
 
 
 def summary(record: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 import numpy as np
 
 from stratascope.errors import ConfigurationError, DamagedStoreError, did_you_mean
-from stratascope.storage.compaction import compacted, in_order, read_rows, rows_file
-from stratascope.storage.ledger import COLUMNS, PARQUET, joined, read_table, reading
+from stratascope.storage.compaction import compacted, in_order, read_rows
+from stratascope.storage.ledger import COLUMNS, PARQUET, joined, reading
 from stratascope.storage.store import Store
 
 if TYPE_CHECKING:
@@ -67,15 +67,20 @@ def select(store: Store, wanted: Mapping[str, str], step: int | None = None) -> 
 
     Raises ConfigurationError where a glob matches nothing, with the nearest name that there is.
     """
+    with store.snapshot():
+        return _select(store, wanted, step)
+
+
+def _select(store: Store, wanted: Mapping[str, str], step: int | None) -> Selection:
     patterns = {column: pattern for column, pattern in wanted.items() if pattern != "*"}
+    ledger = store.ledger_files()
     try:
-        parts = [_Part.of_file(path, [*patterns, "step"]) for path in compacted(store.path)]
+        parts = [_Part.of_file(path, [*patterns, "step"]) for path in compacted(ledger)]
         return _selected(parts, patterns, step)
     except DamagedStoreError:  # of a compacted file, which is made again, or of a unit, which is told of
-        table = read_rows(store.path)
+        table = read_rows(ledger)
     except OSError:  # a store that may only be read, and is not compacted
-        paths = [rows_file(store.path, unit) for unit in sorted(store.units())]
-        table = joined(read_table(path) for path in paths if path.exists())
+        table = joined(ledger.tables(sorted(store.units())))
     return _selected([_Part(table, np.ones(len(table), bool))], patterns, step)
 
 

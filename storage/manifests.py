@@ -54,9 +54,14 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
+def manifest_name(unit: Unit) -> str:
+    """Where the manifest of `unit` lies below the store."""
+    return f"manifests/{unit.relative_path}.json"
+
+
 def manifest_path(root: Path, unit: Unit) -> Path:
     """Where the manifest of `unit` lies in the store at `root`."""
-    return root / "manifests" / f"{unit.relative_path}.json"
+    return root / manifest_name(unit)
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
@@ -81,7 +86,15 @@ def manifest_files(root: Path) -> list[Path]:
 def read_manifest(path: Path) -> Manifest | None:
     """The manifest in the file `path`; None where there is none or it is damaged."""
     try:
-        content = unsealed(path.read_bytes())
+        return parse_manifest(path.read_bytes())
+    except OSError:
+        return None
+
+
+def parse_manifest(data: bytes) -> Manifest | None:
+    """The manifest that `manifest_bytes` wrote; None where it is damaged."""
+    try:
+        content = unsealed(data)
         return Manifest(
             unit=Unit(**content["unit"]),
             identity=content["identity"],
@@ -90,5 +103,5 @@ def read_manifest(path: Path) -> Manifest | None:
             summary=content["summary"],
             recorded=content["recorded"],
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None

@@ -16,7 +16,7 @@ from typing import Any
 
 from stratascope.errors import ConfigurationError
 from stratascope.storage.checkpoint_files import selected_steps
-from stratascope.storage.manifests import Manifest, write_manifest
+from stratascope.storage.manifests import Manifest
 from stratascope.storage.run_source import SelectSpec
 from stratascope.storage.store import Store
 from stratascope.storage.units import Unit
@@ -135,9 +135,9 @@ def _prune_unit(store: Store, unit: Unit, rules: Sequence[Rule], dry_run: bool, 
         doomed = _doomed(store, manifest, rules) if manifest is not None else []
         if manifest is None or not doomed:
             return
-        _count(result, unit, manifest, doomed)
-        write_manifest(store.path, _without(manifest, doomed, rules))
-        _finish(store, unit)
+        if store.replace_manifest(manifest, _without(manifest, doomed, rules)):
+            _count(result, unit, manifest, doomed)
+            _finish(store, unit)
 
 
 def _count(result: Pruned, unit: Unit, manifest: Manifest | None, doomed: Sequence[str]) -> None:
@@ -221,22 +221,9 @@ def _finish(store: Store, unit: Unit) -> None:
     mark: dict[str, Any] = manifest.recorded.get(PRUNED, {}) if manifest is not None else {}
     if manifest is None or _LEFT not in mark:
         return
-    _remove(store, [name for name in mark[_LEFT] if name not in manifest.files])
+    store.delete_files(name for name in mark[_LEFT] if name not in manifest.files)
     done = {key: value for key, value in mark.items() if key != _LEFT}
-    write_manifest(store.path, replace(manifest, recorded={**manifest.recorded, PRUNED: done}))
-
-
-def _remove(store: Store, names: Iterable[str]) -> None:
-    """Remove files below the archive, and folders that are empty then."""
-    folders = set()
-    for name in names:
-        path = store.path / name
-        path.unlink(missing_ok=True)
-        folders |= set(path.parents)
-    archive = store.path / "archive.zarr"
-    for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
-        if folder.is_relative_to(archive) and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    store.replace_manifest(manifest, replace(manifest, recorded={**manifest.recorded, PRUNED: done}))
 
 
 def lost_arrays(manifest: Manifest | None) -> frozenset[str]:

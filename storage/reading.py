@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from stratascope.errors import StoreError, did_you_mean
 from stratascope.storage.archive import LOGICAL_DTYPE, join_path, widened
 from stratascope.storage.names import step_directory
+from stratascope.storage.objects import together
 from stratascope.storage.pruning import lost_arrays
 from stratascope.storage.store import Store
 from stratascope.storage.units import Unit
@@ -44,9 +45,8 @@ class StoreReader:
         """
         import xarray as xr
 
-        archive = self._store.path / "archive.zarr"
         pruned = self.pruned_steps(run, reduction)
-        arrays, steps = [], [step for step in self.steps(run) if step not in pruned]
+        steps = [step for step in self.steps(run) if step not in pruned]
         if pruned:
             told = (
                 f"run {run!r}: the arrays of steps {', '.join(map(str, pruned))} were pruned; "
@@ -55,19 +55,24 @@ class StoreReader:
             if not steps:
                 raise StoreError(told)
             warnings.warn(told, stacklevel=2)
-        for step in steps:
+
+        def at(step: int) -> xr.DataArray:
             place = join_path("runs", run, step_directory(step), "activations", probe, layer)
             if not self._store.has_array(f"{place}/{reduction}"):
                 raise StoreError(f"run {run!r} step {step} has no {reduction!r} of layer {layer!r}.")
-            group = xr.open_zarr(archive / place, consolidated=False, chunks={})
+            group = xr.open_zarr(self._store.zarr_place(place), consolidated=False, chunks={})
             array = group[reduction]
-            arrays.append(array.copy(data=widened(array.data, array.attrs.get(LOGICAL_DTYPE))))
+            return array.copy(data=widened(array.data, array.attrs.get(LOGICAL_DTYPE)))
+
+        with self._store.snapshot():
+            arrays = together(at, steps)
         return xr.concat(arrays, dim=xr.Variable("step", steps)).assign_attrs(pruned_steps=pruned)
 
     def pruned_steps(self, run: str, reduction: str = "pooled") -> list[int]:
         """The steps of `run` whose arrays of `reduction` were pruned, ascending."""
-        captures = (Unit("checkpoint", run, step, "capture") for step in self.steps(run))
-        return [unit.step for unit in captures if reduction in lost_arrays(self._store.manifest(unit))]
+        with self._store.snapshot():
+            captures = (Unit("checkpoint", run, step, "capture") for step in self.steps(run))
+            return [unit.step for unit in captures if reduction in lost_arrays(self._store.manifest(unit))]
 
     def findings(self, analysis: str) -> pd.DataFrame:
         """The rows of the ledger that `analysis` filed."""
@@ -76,5 +81,5 @@ class StoreReader:
 
 
 def open_store(path: str | Path) -> StoreReader:
-    """Open the store at `path` for reading. Raises StoreError where there is none."""
+    """Open the store at `path`, a folder or a URL, for reading. Raises StoreError where there is none."""
     return StoreReader(Store.open(path))

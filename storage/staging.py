@@ -12,7 +12,7 @@ from typing import Any
 
 from stratascope.errors import StoreError
 from stratascope.storage.archive import ArrayWriter, create_array, ensure_group, write_text_array
-from stratascope.storage.damage import forget_damage
+from stratascope.storage.damage import damage_note
 from stratascope.storage.digests import file_checksum
 from stratascope.storage.ledger import Row, write_rows
 from stratascope.storage.manifests import Manifest, manifest_bytes, manifest_path, sync_directory
@@ -98,6 +98,10 @@ class StagedUnit:
         manifest = Manifest(
             self.unit, self.identity, self.identity_parts, files, dict(self.summary), dict(self.recorded)
         )
+        return self._publish(manifest, ledger)
+
+    def _publish(self, manifest: Manifest, ledger: Path) -> Manifest:
+        """Put data, ledger and at last the manifest where readers look for them."""
         written = self.path / "manifest.json"
         written.write_bytes(manifest_bytes(manifest))
         target = manifest_path(self._root, self.unit)
@@ -112,7 +116,7 @@ class StagedUnit:
             os.replace(ledger, ledger_target)
         os.replace(written, target)
         sync_directory(target.parent)
-        forget_damage(self._root, self.unit)
+        (self._root / damage_note(self.unit)).unlink(missing_ok=True)
         return manifest
 
     def discard(self) -> None:

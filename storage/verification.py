@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
+from stratascope.errors import UnreachableError
 from stratascope.storage.damage import forget_damage, note_damage
-from stratascope.storage.digests import file_checksum, unsealed
-from stratascope.storage.manifests import Manifest, manifest_files, read_manifest
+from stratascope.storage.digests import unsealed
+from stratascope.storage.manifests import NOTES, Manifest, parse_manifest
 from stratascope.storage.store import Store
+
+_AT_ONCE = 64
+"""So many units are looked through together."""
 
 
 @dataclass(frozen=True)
@@ -26,44 +31,46 @@ def verify(store: Store) -> list[Damage]:
     Damaged units are noted, where the store may be written to, and the next audit computes them again.
     """
     damage = []
-    for path in manifest_files(store.path):
-        manifest = read_manifest(path)
-        if manifest is None:
-            reason = "the manifest cannot be read: its unit counts as not stored"
-            damage.append(Damage(path.relative_to(store.path).as_posix(), reason))
-        else:
-            damage += verify_units(store, [manifest])
-    for path in sorted((store.path / "manifests" / "_files").glob("*.json")):
-        try:
-            unsealed(path.read_bytes())
-        except ValueError:
-            reason = "this note about a checkpoint file cannot be read: the file will be read again"
-            damage.append(Damage(path.relative_to(store.path).as_posix(), reason))
+    with store.snapshot():
+        manifests: list[Manifest] = []
+        for name in store.names("manifests"):
+            kind = next((part for part in PurePosixPath(name).parts if part in NOTES), "")
+            try:
+                data = store.read_bytes(name) if kind != "_damaged" else b""
+            except FileNotFoundError:  # a unit that is being replaced right now
+                continue
+            if kind == "_files" and not _is_sealed(data):
+                reason = "this note about a checkpoint file cannot be read: the file will be read again"
+                damage.append(Damage(name, reason))
+            elif not kind and (manifest := parse_manifest(data)) is not None:
+                manifests.append(manifest)
+            elif not kind:
+                damage.append(Damage(name, "the manifest cannot be read: its unit counts as not stored"))
+            if len(manifests) == _AT_ONCE:
+                damage += verify_units(store, manifests)
+                manifests = []
+        damage += verify_units(store, manifests)
     return sorted(damage, key=lambda item: item.path)
+
+
+def _is_sealed(data: bytes) -> bool:
+    try:
+        unsealed(data)
+    except ValueError:
+        return False
+    return True
 
 
 def verify_units(store: Store, manifests: Iterable[Manifest]) -> list[Damage]:
     """The damage in the units of `manifests`; each is noted, or an earlier note of it taken away."""
-    damage = []
-    for manifest in manifests:
-        found = _damage_of(store, manifest)
-        with suppress(OSError):  # a store that may only be read keeps no notes
-            if found:
-                note_damage(store.path, manifest.unit, [item.path for item in found])
-            else:
-                forget_damage(store.path, manifest.unit)
-        damage += found
-    return damage
-
-
-def _damage_of(store: Store, manifest: Manifest) -> list[Damage]:
-    damage = []
-    for name, facts in manifest.files.items():
-        file = store.path / name
-        if not file.exists():
-            damage.append(Damage(name, "the file is missing"))
-        elif file.stat().st_size != facts["bytes"]:
-            damage.append(Damage(name, f"the file has {file.stat().st_size} bytes instead of {facts['bytes']}"))
-        elif file_checksum(file) != facts["xxh3"]:
-            damage.append(Damage(name, "the bytes differ from their checksum"))
-    return damage
+    manifests = list(manifests)
+    with store.snapshot():
+        known = store.damage_of({name: facts for item in manifests for name, facts in item.files.items()})
+        for manifest in manifests:
+            found = [name for name in manifest.files if name in known]
+            with suppress(OSError, UnreachableError):  # a store that may only be read keeps no notes
+                if found:
+                    note_damage(store, manifest.unit, found)
+                else:
+                    forget_damage(store, manifest.unit)
+    return [Damage(name, reason) for name, reason in known.items()]

@@ -128,9 +128,9 @@ class _LittleAudit:
             "model": {"factory": f"{__name__}:network", "args": {"key": key}},
         }
         self.source = RunSource.model_validate(source)
-        self.subject = Subject(str(self.store.path), _RUN, (_PROBE,), self.source, str(folder), task, loss)
+        self.subject = Subject(self.store.location, _RUN, (_PROBE,), self.source, str(folder), task, loss)
         spec = ProbeSpec.model_validate({"factory": f"{__name__}:probe", "args": {"key": key}, "role": role})
-        keep_probe(str(self.store.path), _PROBE, spec, str(folder), key)
+        keep_probe(self.store.location, _PROBE, spec, str(folder), key)
         self.files: list[CheckpointFile] = []
         self.digests: list[str] = []
 
@@ -144,7 +144,7 @@ class _LittleAudit:
             )
             file = CheckpointFile(_RUN, step, path, "safetensors", (path,))
             facts = read_file(
-                str(self.store.path), file, self.source, str(self.folder), facts_identity(self.source)
+                self.store.location, file, self.source, str(self.folder), facts_identity(self.source)
             )
             if facts["status"] != "ok":
                 raise AnalysisError(f"the network of step {step} cannot be used: {facts['reason']}")

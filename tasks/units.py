@@ -131,8 +131,8 @@ def compute_unit(assignment: Assignment) -> Outcome:
     """Do one unit of work, unless it is stored already. Failures come back as outcomes, never as exceptions."""
     _one_thread()
     unit = assignment.unit
-    store = Store.open(assignment.subject.store_path)
     try:
+        store = Store.open(assignment.subject.store_path)
         with store.claim(unit):
             if is_done(store, assignment):
                 return Outcome(unit, "cached")

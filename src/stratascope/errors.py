@@ -30,6 +30,10 @@ class DamagedStoreError(StoreError):
     """Stored bytes differ from the digest that was recorded for them."""
 
 
+class UnreachableError(StoreError):
+    """An object store does not answer, refuses, or lacks the bucket (exit code 2 before any work, 3 after that)."""
+
+
 class CheckpointError(StratascopeError):
     """A checkpoint cannot be read or does not fit its network: it is quarantined."""
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from stratascope.errors import ConfigurationError, ProbeError, did_you_mean
 from stratascope.storage.datasets import cifar, digits, files, idx, parallel_text, sequences
 from stratascope.storage.datasets.dataset import Dataset
+from stratascope.storage.remote_paths import kept_copy, path_of
 
 __all__ = ["SOURCES", "Dataset", "Source", "data_folder", "load_dataset", "source_files"]
 
@@ -134,11 +135,11 @@ def _cifar10_jpeg(split: str, folder: Path, options: Options) -> Dataset:
 
 
 def _image_folder(split: str, folder: Path, options: ImageFolderOptions) -> Dataset:
-    return files.load_image_folder(_place(split, folder, options), options.size, options.grey)
+    return files.load_image_folder(_copy(split, folder, options), options.size, options.grey)
 
 
 def _npz(split: str, folder: Path, options: ArraysOptions) -> Dataset:
-    return files.load_npz(_place(split, folder, options), *_array_names(split, options))
+    return files.load_npz(_copy(split, folder, options), *_array_names(split, options))
 
 
 def _zarr(split: str, folder: Path, options: ArraysOptions) -> Dataset:
@@ -150,7 +151,7 @@ def _shakespeare(split: str, folder: Path, options: ShakespeareOptions) -> Datas
 
 
 def _text(split: str, folder: Path, options: TextOptions) -> Dataset:
-    return sequences.load_text(_place(split, folder, options), split, options.length)
+    return sequences.load_text(_copy(split, folder, options), split, options.length)
 
 
 def _traffic(split: str, folder: Path, options: TrafficOptions) -> Dataset:
@@ -159,7 +160,7 @@ def _traffic(split: str, folder: Path, options: TrafficOptions) -> Dataset:
 
 def _csv_series(split: str, folder: Path, options: SeriesOptions) -> Dataset:
     named = options.model_dump(exclude={"path"})
-    return sequences.load_series(_place(split, folder, options), split, **named)
+    return sequences.load_series(_copy(split, folder, options), split, **named)
 
 
 def _multi30k(split: str, folder: Path, options: ParallelTextOptions) -> Dataset:
@@ -171,9 +172,17 @@ def _multi30k_files(split: str, folder: Path, options: ParallelTextOptions) -> l
     return parallel_text.source_files(folder / "text" / "multi30k", split, (options.source, options.target))
 
 
-def _place(split: str, folder: Path, options: Any) -> Path:
-    path = Path(options.path.replace(_SPLIT, split)).expanduser()
-    return path if path.is_absolute() else folder / path
+def _place(split: str, folder: Path, options: Any) -> Any:
+    return path_of(options.path.replace(_SPLIT, split), folder)
+
+
+def _copy(split: str, folder: Path, options: Any) -> Path:
+    """The user's file or folder, or a local copy of it where it lies behind a URL."""
+    place = _place(split, folder, options)
+    try:
+        return kept_copy(place)
+    except OSError as error:
+        raise ProbeError(f"{place} cannot be read: {error}.") from None
 
 
 def _array_names(split: str, options: ArraysOptions) -> tuple[str, str]:

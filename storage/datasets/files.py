@@ -10,6 +10,7 @@ import numpy as np
 
 from stratascope.errors import ProbeError, did_you_mean
 from stratascope.storage.datasets.dataset import Dataset
+from stratascope.storage.zarr_stores import zarr_store
 
 _IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
@@ -135,7 +136,8 @@ def load_zarr(path: Path, inputs: str = "inputs", targets: str = "targets") -> D
     import zarr
 
     try:
-        group = zarr.open_group(str(path), mode="r")
+        place: Any = str(path) if isinstance(path, Path) else zarr_store(str(path))
+        group = zarr.open_group(place, mode="r")
         names = [name for name, _ in group.arrays()]
 
         def read(name: str) -> Any:

@@ -24,7 +24,7 @@ from stratascope.tasks.comparison.page import (
 from stratascope.tasks.comparison.spec import PREFIX
 from stratascope.tasks.comparison.words import WORDS
 from stratascope.tasks.memory import returning_memory
-from stratascope.tasks.report.drawing import write_figures
+from stratascope.tasks.report.drawing import drawing_folder, write_figures
 from stratascope.tasks.report.text import counted, shortened
 from stratascope.tasks.representation.pictures import worded
 
@@ -65,13 +65,14 @@ def draw_comparison(store_path: str, name: str, show_inputs: bool) -> int:
     found, methods = summaries(store, name)
     drawn = Drawn(store, name, found, list(methods.values()), show_inputs)
     figures = _figures(drawn) if found else iter(())
-    return write_figures(store.path / "report", f"{PREFIX}{name}", "", figures)
+    with drawing_folder(store, f"{PREFIX}{name}", "") as report:
+        return write_figures(report, f"{PREFIX}{name}", "", figures)
 
 
 def redraw_comparisons(store_path: str) -> int:
     """Draw every stored comparison again; returns how many there are. Inputs are shown only where they were before."""
     store = Store.open(store_path)
-    names = comparison_names(list(store.manifests()))
+    names = comparison_names(store.units())
     for name in names:
         manifest = store.manifest(drawn_unit(name))
         shown = manifest is not None and bool(manifest.summary.get("show_inputs"))

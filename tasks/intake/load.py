@@ -14,6 +14,7 @@ from stratascope.errors import CheckpointError, DeferredCheckpointError, UnsafeC
 from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
 from stratascope.storage.factories import import_folder
 from stratascope.storage.file_memory import file_state
+from stratascope.storage.remote_checkpoints import local_checkpoint
 from stratascope.tasks.intake.state_dicts import find_state_dict, inner_step
 
 if TYPE_CHECKING:
@@ -63,6 +64,11 @@ def load_weights(file: CheckpointFile, source: RunSource, folder: Path | None = 
     Raises CheckpointError where it is missing, damaged or of an unknown layout, UnsafeCheckpointError where reading it
     would run code or fill the memory, DeferredCheckpointError where it changes while it is read.
     """
+    with local_checkpoint(file) as copy:
+        return _loaded(copy, source, folder)
+
+
+def _loaded(file: CheckpointFile, source: RunSource, folder: Path | None) -> LoadedWeights:
     try:
         before = _state(file)
         loaded = _load(file, source, folder)

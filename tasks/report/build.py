@@ -18,13 +18,14 @@ from urllib.parse import quote
 
 from stratascope.errors import StoreError
 from stratascope.storage.digests import file_checksum
-from stratascope.storage.manifests import Manifest, write_atomically, write_manifest
+from stratascope.storage.manifests import Manifest, write_atomically
 from stratascope.storage.store import Store
 from stratascope.tasks.memory import returning_memory
 from stratascope.tasks.report.content import Content
 from stratascope.tasks.report.drawing import (
     FIGURES,
     draw_analysis,
+    drawing_folder,
     read_figures,
     report_unit,
     write_figures,
@@ -47,23 +48,26 @@ def draw_overview(store_path: str) -> int:
     from stratascope.tasks.report.trends import TREND_METRICS, trend_figures
 
     store = Store.open(store_path)
-    return write_figures(store.path / "report", "overview", "", trend_figures(store.rows(metrics=TREND_METRICS)))
+    figures = trend_figures(store.rows(metrics=TREND_METRICS))
+    with drawing_folder(store, "overview", "") as report:
+        return write_figures(report, "overview", "", figures)
 
 
 @returning_memory
 def plan_pages(store_path: str) -> list[str]:
     """Read the store once, lay down what each page says, and return the pages' paths below the report's folder."""
     store = Store.open(store_path)
-    content = Content(store)
-    place = store.path / "report" / CONTENT
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    pages = all_pages(content)
-    for page, (template, variables) in pages.items():
-        target = place / f"{page}.json"
-        target.parent.mkdir(exist_ok=True)
-        target.write_text(json.dumps({"template": template, "variables": variables()}))
-    (place / "shared.json").write_text(json.dumps({**shared(content), "pages": list(pages)}))
+    with store.snapshot(), store.report_folder(wants=[FIGURES], replaces=[CONTENT]) as report:
+        content = Content(store)
+        place = report / CONTENT
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        pages = all_pages(content)
+        for page, (template, variables) in pages.items():
+            target = place / f"{page}.json"
+            target.parent.mkdir(exist_ok=True)
+            target.write_text(json.dumps({"template": template, "variables": variables()}))
+        (place / "shared.json").write_text(json.dumps({**shared(content), "pages": list(pages)}))
     return list(pages)
 
 
@@ -75,17 +79,18 @@ def write_page(store_path: str, page: str) -> int:
 
 def write_pages(store_path: str, pages: Sequence[str]) -> int:
     """Write `pages`, which `plan_pages` laid down; returns their size in bytes. Raises StoreError for another page."""
-    report = Store.open(store_path).path / "report"
-    if not (report / CONTENT / "shared.json").exists():
-        plan_pages(store_path)
-    common = json.loads((report / CONTENT / "shared.json").read_bytes())
+    store = Store.open(store_path)
     total = 0
-    for page in pages:
-        if page not in common["pages"]:
-            raise StoreError(f"the report has no page {page!r}.")
-        text = _rendered(report, page, common).encode("utf-8", "replace")
-        write_if_changed(report / page, text)
-        total += len(text)
+    with store.report_folder(wants=[CONTENT, FIGURES], adds=pages) as report:
+        if not (report / CONTENT / "shared.json").exists():
+            plan_pages(store_path)
+        common = json.loads((report / CONTENT / "shared.json").read_bytes())
+        for page in pages:
+            if page not in common["pages"]:
+                raise StoreError(f"the report has no page {page!r}.")
+            text = _rendered(report, page, common).encode("utf-8", "replace")
+            write_if_changed(report / page, text)
+            total += len(text)
     return total
 
 
@@ -140,10 +145,16 @@ def _environment() -> Any:
 
 def finish_report(store_path: str, pages: list[str], identity: str) -> None:
     """Lay script and style beside the pages, remove what is stale, and remember what was drawn."""
+    store = Store.open(store_path)
+    with store.report_folder(wants=[""], replaces=[""]) as report:
+        files = _finish(report, pages)
+    store.write_manifest(Manifest(report_unit(), identity, {}, files))
+
+
+def _finish(report: Path, pages: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What `finish_report` does in the report's folder; returns bytes and checksum of each file that a reader needs."""
     import plotly
 
-    store = Store.open(store_path)
-    report = store.path / "report"
     for name in ("report.css", "report.js"):
         source = resources.files("stratascope.tasks.report") / "assets" / name
         write_if_changed(report / "assets" / name, source.read_bytes())
@@ -159,7 +170,7 @@ def finish_report(store_path: str, pages: list[str], identity: str) -> None:
             files[f"report/{name}"] = {"bytes": path.stat().st_size, "xxh3": file_checksum(path)}
         elif path.suffix == ".html" or name.startswith("data/"):
             path.unlink()
-    write_manifest(store.path, Manifest(report_unit(), identity, {}, files))
+    return files
 
 
 def _report_files(report: Path) -> list[Path]:
@@ -179,9 +190,11 @@ def _data_files(report: Path) -> set[str]:
 
 def zip_report(store_path: str, target: Path) -> Path:
     """The report as one file that can be sent; returns its path."""
-    report = Store.open(store_path).path / "report"
     temporary = target.with_name(f".{target.name}.partial")
-    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+    with (
+        Store.open(store_path).report_folder(wants=[""]) as report,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
         for path in _report_files(report):
             archive.write(path, f"report/{path.relative_to(report).as_posix()}")
     shutil.move(temporary, target)

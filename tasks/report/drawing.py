@@ -10,12 +10,13 @@ import io
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from stratascope.storage.manifests import read_manifest, write_atomically
+from stratascope.storage.manifests import write_atomically
 from stratascope.storage.names import encode_path_part
 from stratascope.storage.store import Store
 from stratascope.storage.units import Unit
@@ -41,18 +42,19 @@ def draw_analysis(store_path: str, run: str, name: str, options: dict[str, Any])
     """Draw all figures of one analysis of one run into the report's folder; returns how many there are."""
     store = Store.open(store_path)
     analysis = named(name)
-    units = _committed(store, run, name)
-    steps = tuple(sorted(unit.step for unit in _committed(store, run, "capture")))
-    view = View(store, run, name, analysis.scope, steps, store.rows(units))
-    figures = analysis.draw(view, analysis.options.model_validate(options)) if len(view.rows) else ()
-    return write_figures(store.path / "report", name, run, figures)
+    with store.snapshot():
+        units = store.committed(run, name)
+        steps = tuple(sorted(unit.step for unit in store.committed(run, "capture")))
+        view = View(store, run, name, analysis.scope, steps, store.rows(units))
+    with drawing_folder(store, name, run) as report:
+        figures = analysis.draw(view, analysis.options.model_validate(options)) if len(view.rows) else ()
+        return write_figures(report, name, run, figures)
 
 
-def _committed(store: Store, run: str, name: str) -> list[Unit]:
-    """The committed units called `name` of `run`, or of no run: a long series has thousands of others."""
-    pattern = f"{run}/*/{name}.json" if run else f"_cohort/{name}.json"
-    found = (read_manifest(path) for path in sorted((store.path / "manifests").glob(pattern)))
-    return [manifest.unit for manifest in found if manifest is not None]
+def drawing_folder(store: Store, analysis: str, run: str) -> AbstractContextManager[Path]:
+    """The report's folder for who draws one analysis of one run there."""
+    own = f"{FIGURES}/{encode_path_part(analysis)}/{encode_path_part(run)}"
+    return store.report_folder(replaces=[own], adds=["data"])
 
 
 def write_figures(report: Path, analysis: str, run: str, figures: Iterable[Figure]) -> int:

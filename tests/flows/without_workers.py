@@ -32,7 +32,7 @@ def audit_here(config: Path, *overrides: str) -> tuple[AuditResult, list[units.O
     found = surveyed(config, *overrides)
     found.store.sweep()
     finish_pruning(found.store)
-    store, folder = str(found.store.path), str(found.folder)
+    store, folder = found.store.location, str(found.folder)
     for name in found.unknown_probes:
         identity = probe_identity(found.config, name)
         found.probes[name] = units.keep_probe(store, name, found.config.probes[name], folder, identity)

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from stratascope.errors import ConfigurationError, DamagedStoreError
-from stratascope.storage.compaction import rows_file
 from stratascope.storage.ledger import COLUMNS, Row
+from stratascope.storage.ledger_files import rows_file
 from stratascope.storage.ledger_query import select
 from stratascope.storage.manifest_index import INDEX, indexed_units
 from stratascope.storage.manifests import manifest_path

@@ -12,7 +12,6 @@ import pytest
 import xarray as xr
 
 from stratascope.errors import ConfigurationError
-from stratascope.storage import pruning
 from stratascope.storage.ledger import Row
 from stratascope.storage.pruning import finish_pruning, lost_arrays, parse_rule, prune
 from stratascope.storage.store import Store
@@ -141,7 +140,7 @@ def test_wherever_a_pruning_is_killed_no_unit_is_lost_and_the_next_one_ends_it(
         return act
 
     with monkeypatch.context() as patched:
-        patched.setattr(pruning, "write_manifest", deadly(pruning.write_manifest))
+        patched.setattr(Store, "replace_manifest", deadly(Store.replace_manifest))
         patched.setattr(Path, "unlink", deadly(Path.unlink))
         with pytest.raises(Killed):
             prune(store, [parse_rule("last:7")])

@@ -22,7 +22,7 @@ application.add_typer(data_application, name="data")
 application.add_typer(config_application, name="config")
 
 Config = Annotated[Path, typer.Argument(help="A YAML file; see `stratascope config schema`.")]
-StorePath = Annotated[Path, typer.Argument(help="The folder of a store.")]
+StorePath = Annotated[str, typer.Argument(help="The folder of a store, or its URL.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key.inner=value; overrides the file.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]

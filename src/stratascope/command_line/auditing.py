@@ -17,7 +17,7 @@ from stratascope.command_line.printing import (
     print_table,
     progress_bar,
 )
-from stratascope.errors import ConfigurationError, StoreError, did_you_mean
+from stratascope.errors import ConfigurationError, StoreError, UnreachableError, did_you_mean
 
 if TYPE_CHECKING:
     from stratascope.flows.config import AuditConfig
@@ -138,6 +138,8 @@ def dry_run(config: Path, overrides: list[str], as_json: bool) -> None:
     try:
         try:
             store = Store.open(place)
+        except UnreachableError as error:
+            raise ConfigurationError(str(error)) from None
         except StoreError:
             store = Store.open(Path(scratch) / "store", create=True)
         found = survey(settings, config.absolute().parent, store)

@@ -10,7 +10,7 @@ from stratascope.errors import ConfigurationError, StoreError
 from stratascope.storage.store import Store
 
 
-def _open(path: Path) -> Store:
+def _open(path: str) -> Store:
     try:
         return Store.open(path)
     except StoreError as error:
@@ -22,7 +22,7 @@ MOST_TABLE_ROWS = 1_000
 _SHOWN = ("run", "step", "probe", "layer", "part", "metric", "value", "unit", "status")
 
 
-def metrics(path: Path, wanted: dict[str, str], step: int | None, form: str) -> None:
+def metrics(path: str, wanted: dict[str, str], step: int | None, form: str) -> None:
     """Print the rows of the ledger that match. Raises ConfigurationError where nothing does."""
     from stratascope.storage.ledger_query import select
 
@@ -48,7 +48,7 @@ def metrics(path: Path, wanted: dict[str, str], step: int | None, form: str) -> 
             )
 
 
-def history(path: Path, last: int | None, as_json: bool) -> None:
+def history(path: str, last: int | None, as_json: bool) -> None:
     """Past audits, oldest first: when, how long, what was new, what changed, the verdict."""
     from stratascope.storage.history import read_history
     from stratascope.tasks.report.past_audits import folded
@@ -70,7 +70,7 @@ def history(path: Path, last: int | None, as_json: bool) -> None:
     print_table("", ("audited (UTC)", "took", "new", "what changed", "verdict"), rows)
 
 
-def report(path: Path, zip_file: Path | None) -> int:
+def report(path: str, zip_file: Path | None) -> int:
     """Draw every page again; options of the analyses come from the record of the latest audit."""
     from stratascope.storage.audits import read_audits
     from stratascope.tasks.analysis import named
@@ -84,7 +84,7 @@ def report(path: Path, zip_file: Path | None) -> int:
         raise ConfigurationError(f"{path} has not been audited yet: there is nothing to draw.")
     analyses = audits[-1]["analyses"]
     runs = sorted({unit.run for unit in store.units() if unit.analysis == "capture"})
-    place = str(store.path)
+    place = store.location
     with store.claim(report_unit()):
         for name, options in analyses.items():
             for run in [""] if named(name).scope == "cohort" else runs:
@@ -97,13 +97,13 @@ def report(path: Path, zip_file: Path | None) -> int:
         known = store.manifest(report_unit())
         build.finish_report(place, pages, known.identity if known is not None else "")
     error_console().print(f"{len(pages)} pages")
-    print(f"report: {store.path / 'report' / 'index.html'}")
+    print(f"report: {store.location}/report/index.html")
     if zip_file is not None:
         print(f"zip: {build.zip_report(place, zip_file.absolute())}")
     return 0
 
 
-def prune(path: Path, keep: list[str], dry_run: bool, as_json: bool) -> None:
+def prune(path: str, keep: list[str], dry_run: bool, as_json: bool) -> None:
     """Free what no rule keeps, and tell how much that was."""
     from dataclasses import asdict
 
@@ -121,7 +121,7 @@ def prune(path: Path, keep: list[str], dry_run: bool, as_json: bool) -> None:
     print(f"{human_bytes(done.bytes)} in {done.files} file(s) {verb}; ledger and history stay")
 
 
-def verify(path: Path, as_json: bool) -> int:
+def verify(path: str, as_json: bool) -> int:
     """List all damage; 1 where there is any."""
     from stratascope.storage.verification import verify as find_damage
 

@@ -14,10 +14,11 @@ from torch import nn
 
 from stratascope.flows.config import load_config
 from stratascope.flows.plan import make_plan, probe_identity, store_folder, survey
-from stratascope.flows.result import conclude, nothing_to_judge
+from stratascope.flows.result import conclude
 from stratascope.storage.datasets import load_dataset
 from stratascope.storage.store import Store
 from stratascope.tasks import units
+from stratascope.tasks.checks.filing import judge_store
 from stratascope.tasks.comparison import work
 from stratascope.tasks.models import mlp
 
@@ -79,14 +80,15 @@ def audit_here(folder: Path) -> Store:
     found = survey(config, folder, store)
     for name in found.unknown_probes:
         identity = probe_identity(config, name)
-        found.probes[name] = units.keep_probe(str(store.path), name, config.probes[name], str(folder), identity)
+        found.probes[name] = units.keep_probe(store.location, name, config.probes[name], str(folder), identity)
     for source, file in found.unread:
         identity = units.facts_identity(source)
-        found.facts[source.name][file.path] = units.read_file(str(store.path), file, source, str(folder), identity)
+        found.facts[source.name][file.path] = units.read_file(store.location, file, source, str(folder), identity)
     plan = make_plan(found)
     outcomes = [units.compute_unit(item) for item in plan.units()]
     assert not [item.reason for item in outcomes if item.status == "failed"]
-    conclude(found, plan, outcomes, 0, 1.0, judged=nothing_to_judge())
+    judged = judge_store(store.location, {item.unit for item in plan.units()}, config.checks)
+    conclude(found, plan, outcomes, 0, 1.0, judged=judged)
     return store
 
 
