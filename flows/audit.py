@@ -37,7 +37,7 @@ from stratascope.flows.plan import (
     survey,
 )
 from stratascope.flows.progress import listen, tell
-from stratascope.flows.result import AuditResult, conclude, fresh_checkpoints, outcome_without_work
+from stratascope.flows.result import AuditResult, conclude, nothing_to_judge, outcome_without_work, to_be_judged
 from stratascope.storage.attempts import forget_deaths
 from stratascope.storage.checkpoint_files import CheckpointFile, RunSource
 from stratascope.storage.pruning import finish_pruning
@@ -316,8 +316,9 @@ def _result_of(future: Any) -> Any:
 
 
 def _judge(found: Survey, plan: Plan, work: Work) -> Judgement | BaseException:
-    stored = set(found.store.units()) & {item.unit for item in plan.units()}
-    asked = (found.store.location, stored, found.config.checks, fresh_checkpoints(work.outcomes))
+    asked = to_be_judged(found, plan, work.outcomes)
+    if asked is None:
+        return nothing_to_judge()
     judged: Judgement | BaseException = _insist(judge.submit(*asked), lambda: judge.submit(*asked))
     return judged
 

@@ -112,8 +112,6 @@ def conclude(
         judged = Judgement("error", (), ())
         # The next audit judges anew, even where it finds nothing else to do.
         plan_identity = ""
-    elif not plan.chains:
-        judged = _nothing_to_check()
     result = AuditResult(
         store=found.store.location,
         report=f"{found.store.location}/report/index.html",
@@ -136,7 +134,15 @@ def conclude(
     return result
 
 
-def _nothing_to_check() -> Judgement:
+def to_be_judged(found: Survey, plan: Plan, outcomes: Sequence[Outcome]) -> tuple[Any, ...] | None:
+    """What `judge_store` is to be called with; None where there is no checkpoint to judge."""
+    if not plan.chains:
+        return None
+    stored = set(found.store.units()) & {item.unit for item in plan.units()}
+    return found.store.location, stored, found.config.checks, fresh_checkpoints(outcomes)
+
+
+def nothing_to_judge() -> Judgement:
     """Before a training has written its first checkpoint there is nothing to judge, and nothing amiss."""
     reason = "there is no checkpoint to audit: nothing was checked"
     outcome = CheckOutcome("no-checkpoint", "", "", "", -1, "info", math.nan, "", reason)

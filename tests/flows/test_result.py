@@ -33,9 +33,9 @@ def test_checks_that_could_not_be_evaluated_are_no_pass_and_the_next_audit_tries
     result = conclude(found, nothing(), [], 0, 1.0, judged=RuntimeError("the worker was lost"))
     assert (result.verdict, result.exit_code) == ("error", 3)
     assert "the checks could not be evaluated" in result.failures[0]
-    assert repeat(found, nothing()) is None
+    assert repeat(found, nothing(), 0.0) is None
     conclude(found, nothing(), [], 0, 1.0, judged=Judgement("pass", (), ()))
-    again = repeat(found, nothing())
+    again = repeat(found, nothing(), 0.0)
     assert (again.verdict, again.exit_code) == ("pass", 0)
 
 
@@ -47,7 +47,7 @@ def test_an_audit_with_nothing_to_do_tells_what_the_one_before_told_and_remember
     conclude(found, nothing(), [], 0, 1.0, judged=Judgement("fail", (raised,), (condition,)))
     states = latest_audit(found.store)["states"]
     assert [(state["check"], state["levels"]) for state in states] == [("c", ["fail"])]
-    again = repeat(found, nothing())
+    again = repeat(found, nothing(), 0.0)
     assert (again.exit_code, again.conditions[0]["fresh"]) == (1, {})
     assert latest_audit(found.store)["states"] == states
     assert again.summary().title == "Stratascope audit"

@@ -14,7 +14,7 @@ from stratascope.flows.plan import (
     store_folder,
     survey,
 )
-from stratascope.flows.result import AuditResult, conclude, fresh_checkpoints
+from stratascope.flows.result import AuditResult, conclude, nothing_to_judge, to_be_judged
 from stratascope.storage.pruning import finish_pruning
 from stratascope.storage.store import Store
 from stratascope.tasks import units
@@ -45,6 +45,6 @@ def audit_here(config: Path, *overrides: str) -> tuple[AuditResult, list[units.O
     outcomes = [units.compute_unit(item) for chain in plan.chains for item in chain]
     plan.series = later_units_of_stored(found, plan)
     outcomes += [units.compute_unit(item) for item in plan.series]
-    stored = set(found.store.units()) & {item.unit for item in plan.units()}
-    judged = judge_store(store, stored, found.config.checks, fresh_checkpoints(outcomes))
+    asked = to_be_judged(found, plan, outcomes)
+    judged = nothing_to_judge() if asked is None else judge_store(*asked)
     return conclude(found, plan, outcomes, quarantined, 1.0, judged=judged), outcomes, plan
