@@ -139,7 +139,7 @@ def to_be_judged(found: Survey, plan: Plan, outcomes: Sequence[Outcome]) -> tupl
     if not plan.chains:
         return None
     stored = set(found.store.units()) & {item.unit for item in plan.units()}
-    return (found.store.location, stored, found.config.checks, fresh_checkpoints(outcomes))
+    return found.store.location, stored, found.config.checks, fresh_checkpoints(outcomes)
 
 
 def nothing_to_judge() -> Judgement:

@@ -30,6 +30,7 @@ VERDICTS: Mapping[str, tuple[str, str]] = {
     "": ("–", "Nothing has been audited yet."),
 }
 LEVELS = ("pass", "info", "warn", "fail", "error")
+MOST_RECENT = 100
 _SPARK_POINTS = 60
 _FEW_SENTENCES = 4
 
@@ -44,6 +45,11 @@ class Content:
 
     def __post_init__(self) -> None:
         self.audits = read_audits(self.store, last=2)
+
+    @cached_property
+    def recent_audits(self) -> list[dict[str, Any]]:
+        """The latest `MOST_RECENT` audits, oldest first: as far back as the page of a check looks."""
+        return read_audits(self.store, last=MOST_RECENT)
 
     @property
     def audit(self) -> dict[str, Any]:

@@ -235,7 +235,7 @@ def _check(content: Content, name: str) -> dict[str, Any]:
         "runs": runs_of(content.rows, name),
         "past": [
             entry | {"from": moment(entry["from"]), "to": moment(entry["to"])}
-            for entry in past_audits(content.audits, name)
+            for entry in past_audits(content.recent_audits, name)
         ],
         "levels": list(LEVELS),
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stratascope.flows.config import load_config
 from stratascope.flows.plan import make_plan, outstanding, probe_identity, report_identity, store_folder, survey
-from stratascope.flows.result import AuditResult, conclude, fresh_checkpoints
+from stratascope.flows.result import AuditResult, conclude, nothing_to_judge, to_be_judged
 from stratascope.storage.store import Store
 from stratascope.tasks import units
 from stratascope.tasks.checks.filing import judge_store
@@ -32,8 +32,8 @@ def audit_here(config: Path, *, draws: bool = False) -> AuditResult:
         )
     plan = make_plan(found)
     outcomes = [units.compute_unit(item) for item in outstanding(plan, store)]
-    stored = set(store.units()) & {item.unit for item in plan.units()}
-    judged = judge_store(place, stored, settings.checks, fresh_checkpoints(outcomes))
+    asked = to_be_judged(found, plan, outcomes)
+    judged = nothing_to_judge() if asked is None else judge_store(*asked)
     result = conclude(found, plan, outcomes, 0, 0.0, judged=judged)
     store.rows()  # compacts the ledger
     if not draws:

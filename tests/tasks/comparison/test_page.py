@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from stratascope.storage.digests import sealed, unsealed
 from stratascope.storage.manifests import Manifest, write_manifest
 from stratascope.storage.store import Store
 from stratascope.storage.units import Unit
@@ -90,12 +90,12 @@ def test_a_lost_report_is_drawn_again_from_the_store_alone(store):
 
 def test_names_from_outside_cannot_write_into_the_page(store):
     path = store / "manifests" / "_cohort" / "comparison:width.json"
-    content = json.loads(path.read_bytes())
+    content = unsealed(path.read_bytes())
     hostile = "<script>alert(1)</script>"
     content["summary"]["title"] = hostile
     content["summary"]["groups"][0]["label"] = hostile
     content["summary"]["metrics"][0]["layer"] = f"{hostile}\u202e"
-    path.write_text(json.dumps(content))
+    path.write_bytes(sealed(content))
     text = written(store)
     assert hostile not in text
     assert "&lt;script&gt;alert(1)" in text
