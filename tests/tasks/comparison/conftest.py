@@ -18,6 +18,7 @@ from stratascope.flows.result import conclude
 from stratascope.storage.datasets import load_dataset
 from stratascope.storage.store import Store
 from stratascope.tasks import units
+from stratascope.tasks.checks.filing import judge_store
 from stratascope.tasks.comparison import work
 from stratascope.tasks.models import mlp
 
