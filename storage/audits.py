@@ -21,8 +21,10 @@ REPEATS = "same_as"
 
 def write_audit(store: Store, record: dict[str, Any]) -> str:
     """Add `record` (JSON-like) to the history; returns its name below the store."""
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    identity = f"{stamp}-{time.time_ns() % 10**9:09d}-{os.getpid()}"
+    # One reading of the clock: with two, a second could pass in between, and the name would sort before its time.
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds))
+    identity = f"{stamp}-{nanoseconds:09d}-{os.getpid()}"
     content = {"id": identity, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **record}
     name = f"audits/{identity}.json"
     store.write_bytes(name, json.dumps(content, sort_keys=True, indent=1).encode())
