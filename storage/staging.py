@@ -16,6 +16,7 @@ from stratascope.storage.damage import damage_note
 from stratascope.storage.digests import file_checksum
 from stratascope.storage.ledger import Row, write_rows
 from stratascope.storage.manifests import Manifest, manifest_bytes, manifest_path, sync_directory
+from stratascope.storage.store import this_machine
 from stratascope.storage.units import Unit
 
 
@@ -29,7 +30,7 @@ class StagedUnit:
         self.summary: dict[str, Any] = {}
         self.recorded: dict[str, Any] = {}
         self._root = root
-        self.path = root / ".staging" / f"{os.getpid()}-{os.urandom(6).hex()}"
+        self.path = root / ".staging" / f"{os.getpid()}-{this_machine()}-{os.urandom(6).hex()}"
         self._archive = self.path / "archive.zarr"
         self._writers: dict[str, ArrayWriter] = {}
         self._rows: list[Row] | None = None

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 _FEW_UNITS = 50
 """The rows of so many units are read sooner one by one than from the rows of all."""
+_ABANDONED_SECONDS = 7 * 24 * 3600
 _FOLDERS = ("ledger", "manifests", "audits", "report", ".staging", ".locks")
 
 
@@ -265,8 +266,7 @@ class Store:
     def _sweep_staging(self) -> list[str]:
         removed = []
         for path in (self.path / ".staging").iterdir():
-            owner = path.name.split("-")[0]
-            if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            if _is_abandoned(path):
                 shutil.rmtree(path, ignore_errors=True)
                 removed.append(path.name)
         return removed
@@ -332,6 +332,24 @@ class Store:
         found = (path.parent for path in (archive / prefix).rglob("zarr.json"))
         names = sorted(path.relative_to(archive).as_posix() for path in found)
         return [name for name in names if self.has_array(name)]
+
+
+def this_machine() -> str:
+    """A few characters that stand for this machine in the names of staging folders, which machines may share."""
+    return hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8]
+
+
+def _is_abandoned(staging: Path) -> bool:
+    """Whether who staged here is gone. Of another machine's processes only time tells."""
+    owner, machine, *_ = [*staging.name.split("-"), ""]
+    if not owner.isdigit():
+        return False
+    if machine == this_machine():
+        return not Path(f"/proc/{owner}").exists()
+    try:
+        return time.time() - staging.stat().st_mtime > _ABANDONED_SECONDS
+    except FileNotFoundError:
+        return False
 
 
 def unit_at(parts: tuple[str, ...]) -> Unit:

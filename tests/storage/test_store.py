@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import resource
 import signal
+import subprocess
+import time
 import warnings
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from stratascope import open_store
 from stratascope.errors import DamagedStoreError, NewerStoreError, StoreError
 from stratascope.storage.archive import join_path
 from stratascope.storage.ledger import Row
-from stratascope.storage.store import Store
+from stratascope.storage.store import Store, this_machine
 from stratascope.storage.units import Unit
 from stratascope.storage.verification import verify
 from stratascope.tasks.analysis import NamedArray
@@ -244,3 +246,19 @@ def test_the_compacted_ledger_is_rebuilt_when_it_is_stale_or_damaged(store: Stor
     assert sorted(store.rows()["value"]) == [1.0, 2.0, 5.0, 10.0]
     # Other programs that read the folder see every row once.
     assert len(pd.read_parquet(store.path / "ledger")) == 4
+
+
+def test_sweeping_leaves_alone_what_another_machine_may_still_be_writing(store: Store):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    folder = store.path / ".staging"
+    names = {
+        "gone": f"{dead.pid}-{this_machine()}-aa", "mine": f"{os.getpid()}-{this_machine()}-bb",
+        "theirs": f"{dead.pid}-ffffffff-cc", "theirs, long ago": f"{dead.pid}-ffffffff-dd",
+    }  # fmt: skip
+    for name in names.values():
+        (folder / name).mkdir()
+    long_ago = time.time() - 30 * 24 * 3600
+    os.utime(folder / names["theirs, long ago"], (long_ago, long_ago))
+    store.sweep()
+    assert {path.name for path in folder.iterdir()} == {names["mine"], names["theirs"]}
