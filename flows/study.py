@@ -11,7 +11,7 @@ from prefect.states import Completed, Failed
 
 from stratascope.errors import ConfigurationError, StratascopeError
 from stratascope.flows.audit import audit_from_file
-from stratascope.flows.cluster import check_workers, task_runner
+from stratascope.flows.cluster import await_workers, check_reach, task_runner
 from stratascope.flows.config import load_config
 from stratascope.flows.result import outcome_without_work
 
@@ -66,15 +66,17 @@ def train_all(config: str, train: list[str], overrides: list[str], train_overrid
     for path in train:
         load_config(Path(path), train_overrides, TrainConfig)
     cluster = load_config(Path(config), overrides).cluster
-    check_workers(cluster, 0)
+    check_reach(cluster)
     on_workers = train_on_workers.with_options(task_runner=task_runner(cluster))
-    return int(on_workers(train, train_overrides))
+    return int(on_workers(train, train_overrides, config, overrides))
 
 
 @flow(name="train-on-workers", validate_parameters=False)
-def train_on_workers(train: list[str], overrides: list[str]) -> int:
-    """All trainings at once, as many as there are workers."""
+def train_on_workers(train: list[str], train_overrides: list[str], config: str, overrides: list[str]) -> int:
+    """All trainings at once, as many as there are workers of the audit `config`."""
+    await_workers(load_config(Path(config), overrides).cluster)
     futures = [
-        train_task.with_options(task_run_name=f"train-{Path(path).stem}").submit(path, overrides) for path in train
+        train_task.with_options(task_run_name=f"train-{Path(path).stem}").submit(path, train_overrides)
+        for path in train
     ]
     return sum(future.result() for future in futures)

@@ -42,6 +42,8 @@ def verify(store: Store) -> list[Damage]:
             if kind == "_files" and not _is_sealed(data):
                 reason = "this note about a checkpoint file cannot be read: the file will be read again"
                 damage.append(Damage(name, reason))
+                with suppress(OSError, UnreachableError):  # it is no more than a memory, and this one is lost
+                    store.delete_files([name])
             elif not kind and (manifest := parse_manifest(data)) is not None:
                 manifests.append(manifest)
             elif not kind:
