@@ -250,7 +250,7 @@ def _foreign(path: Path) -> Any:
 
     try:
         return zarr.open_array(str(path), mode="r", zarr_format=3)
-    except (FileNotFoundError, KeyError, ValueError) as error:
+    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"there is no array {path}: {error}") from None
 
 

@@ -41,7 +41,7 @@ def read_idx(path: Path) -> np.ndarray:
         raise ProbeError(f"{path} is no IDX file of bytes.")
     start = 4 + 4 * data[3]
     shape = tuple(int(length) for length in np.frombuffer(data[4:start], ">u4"))
-    if len(data) != start + math.prod(shape):
+    if 0 in shape or len(data) != start + math.prod(shape):
         raise ProbeError(f"{path} has {len(data)} bytes, its header promises an array of {shape}.")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
