@@ -221,8 +221,7 @@ def read_array(path: Path, start: int = 0, stop: int | None = None, fetch: Fetch
         fetch(None if known is None else _files_of(known[0], start, stop))
         if known is not None:
             return _read_rows(path, known[0], start, stop)
-        array = _foreign(path)
-        return np.asarray(array[start:stop] if array.ndim else array[()])
+        return _read_foreign(path, start, stop)
     except FileNotFoundError as error:
         if error.filename and Path(error.filename).name == "zarr.json":
             raise StoreError(f"there is no array {path}.") from None
@@ -261,6 +260,16 @@ def _files_of(layout: Layout, start: int, stop: int | None) -> list[str]:
     start, stop, _ = slice(start, stop).indices(layout.shape[0])
     rows = layout.rows * layout.chunks
     return [layout.file_name(number) for number in range(start // rows, -(-stop // rows) if stop > start else 0)]
+
+
+def _read_foreign(path: Path, start: int, stop: int | None) -> np.ndarray:
+    try:
+        array = _foreign(path)
+        return np.asarray(array[start:stop] if array.ndim else array[()])
+    except (StoreError, OSError, RuntimeError, ValueError):
+        raise
+    except Exception as error:  # whatever zarr-python makes of metadata that nobody meant
+        raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
 def _read_rows(path: Path, layout: Layout, start: int, stop: int | None) -> np.ndarray:
