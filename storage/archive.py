@@ -228,7 +228,7 @@ def read_array(path: Path, start: int = 0, stop: int | None = None, fetch: Fetch
         raise DamagedStoreError(
             f"array {path} has lost a file; run `stratascope verify`, then audit again."
         ) from None
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, ArithmeticError, LookupError, TypeError) as error:
         raise DamagedStoreError(
             f"array {path} cannot be read ({error}); run `stratascope verify`, then audit again."
         ) from None
