@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from prefect import Task, flow
-from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 
 from stratascope.errors import AnalysisError, ConfigurationError, StoreError, StratascopeError
@@ -18,13 +16,13 @@ from stratascope.flows.artifacts import progress_listener, publish, server_lasts
 from stratascope.flows.cluster import (
     GIB,
     await_workers,
-    check_reach,
     check_workers,
+    on_workers,
     placed,
-    task_runner,
     worker_limits,
 )
-from stratascope.flows.config import load_config
+from stratascope.flows.config import deployed, load_config
+from stratascope.flows.futures import ATTEMPTS, SETTINGS, finished, insist, result_of
 from stratascope.flows.plan import (
     Plan,
     Survey,
@@ -50,21 +48,18 @@ from stratascope.tasks.report import build
 from stratascope.tasks.report.drawing import report_unit
 from stratascope.tasks.units import is_done
 
-_SETTINGS: dict[str, Any] = {"cache_policy": NO_CACHE, "retries": 0, "log_prints": False}
-read_file = Task(units.read_file, name="read-checkpoint", **_SETTINGS)
-keep_probe = Task(units.keep_probe, name="store-probe", **_SETTINGS)
-check_network = Task(preview.estimate, name="check-network", **_SETTINGS)
-compute_unit = Task(units.compute_unit, name="compute-unit", **_SETTINGS)
-draw_analysis = Task(build.draw_analysis, name="draw-analysis", **_SETTINGS)
-draw_overview = Task(build.draw_overview, name="draw-overview", **_SETTINGS)
-judge = Task(judge_store, name="judge-checks", task_run_name="judge-checks", **_SETTINGS)
-plan_pages = Task(build.plan_pages, name="plan-pages", **_SETTINGS)
-write_page = Task(build.write_page, name="write-page", **_SETTINGS)
+read_file = Task(units.read_file, name="read-checkpoint", **SETTINGS)
+keep_probe = Task(units.keep_probe, name="store-probe", **SETTINGS)
+check_network = Task(preview.estimate, name="check-network", **SETTINGS)
+compute_unit = Task(units.compute_unit, name="compute-unit", **SETTINGS)
+draw_analysis = Task(build.draw_analysis, name="draw-analysis", **SETTINGS)
+draw_overview = Task(build.draw_overview, name="draw-overview", **SETTINGS)
+judge = Task(judge_store, name="judge-checks", task_run_name="judge-checks", **SETTINGS)
+plan_pages = Task(build.plan_pages, name="plan-pages", **SETTINGS)
+write_page = Task(build.write_page, name="write-page", **SETTINGS)
 
 _AT_ONCE = 4
 """So many pieces of work are handed out for each worker: more would drown scheduler and server."""
-_ATTEMPTS = 3
-"""A unit whose worker is lost is handed out so many times; a failure of its own is final."""
 
 
 @dataclass
@@ -89,11 +84,7 @@ def audit(
 ) -> Any:
     """Audit as the file `config` says; the flow that deployments run. Its state tells the verdict."""
     try:
-        if not Path(config).is_absolute():
-            raise ConfigurationError(
-                f"the deployment's `config` is {config!r}: give the absolute path of a configuration file."
-            )
-        result = outcome_without_work(Path(config), overrides or [], rehash)
+        result = outcome_without_work(deployed(config), overrides or [], rehash)
         if result is None:
             result = audit_from_file(config, overrides, rehash, max_seconds)
     except StratascopeError as error:
@@ -108,9 +99,7 @@ def audit_from_file(
     """Choose the workers that the configuration asks for, and audit on them."""
     path = Path(config).absolute()
     cluster = load_config(path, overrides or []).cluster
-    check_reach(cluster)
-    on_workers = audit_on_workers.with_options(task_runner=task_runner(cluster))
-    result: AuditResult = on_workers(str(path), overrides or [], rehash, max_seconds)
+    result: AuditResult = on_workers(audit_on_workers, cluster)(str(path), overrides or [], rehash, max_seconds)
     return result
 
 
@@ -162,7 +151,7 @@ def _read_files(found: Survey, work: Work) -> None:
         for name in found.unknown_probes
     }
     for name, future in probes.items():
-        digest = _result_of(future)
+        digest = result_of(future)
         if isinstance(digest, BaseException):
             reason = str(digest) if isinstance(digest, StratascopeError) else f"probe {name!r}: {digest!r}."
             raise ConfigurationError(reason) from None
@@ -187,7 +176,7 @@ def _submit_read(found: Survey, source: RunSource, file: CheckpointFile, limits:
 
 
 def _take_facts(found: Survey, work: Work, source: RunSource, file: CheckpointFile, future: Any) -> None:
-    facts = _insist(future, lambda: _submit_read(found, source, file, work.limits))
+    facts = insist(future, lambda: _submit_read(found, source, file, work.limits))
     if isinstance(facts, ConfigurationError):
         raise facts
     if isinstance(facts, BaseException):
@@ -212,7 +201,7 @@ def _check_networks(plan: Plan, found: Survey, todo: set[Any]) -> None:
             )  # fmt: skip
     total, memory = 0, 0
     for run, future in zip(firsts, futures, strict=True):
-        estimate = _result_of(future)
+        estimate = result_of(future)
         if isinstance(estimate, BaseException):
             raise AnalysisError(f"run {run!r}: its network could not be looked at: {estimate!r}.")
         if estimate.complaint:
@@ -283,9 +272,9 @@ def _submit(item: units.Assignment, before: list[Any], limits: Limits | None) ->
 
 def _collect(submitted: list[tuple[units.Assignment, Any]], work: Work, done: int, total: int) -> int:
     for item, future in submitted:
-        outcome = _insist(future, lambda item=item: _submit(item, [], work.limits))  # type: ignore[misc]
+        outcome = insist(future, lambda item=item: _submit(item, [], work.limits))  # type: ignore[misc]
         if not isinstance(outcome, units.Outcome):
-            reason = f"{item.unit}: its worker was lost {_ATTEMPTS} times ({outcome!r}); is there enough memory?"
+            reason = f"{item.unit}: its worker was lost {ATTEMPTS} times ({outcome!r}); is there enough memory?"
             outcome = units.Outcome(item.unit, "failed", reason)
         work.outcomes.append(outcome)
         done += 1
@@ -293,33 +282,11 @@ def _collect(submitted: list[tuple[units.Assignment, Any]], work: Work, done: in
     return done
 
 
-def _insist(future: Any, submit_again: Callable[[], Any]) -> Any:
-    """The result of `future`; where its worker died, perhaps of this very work, it is handed out again.
-
-    Prefect's own retries do not see a lost worker. What is raised by the work itself comes back at once.
-    """
-    result = _result_of(future)
-    attempt = 1
-    while isinstance(result, BaseException) and not isinstance(result, StratascopeError) and attempt < _ATTEMPTS:
-        time.sleep(2**attempt / 2)
-        attempt += 1
-        result = _result_of(submit_again())
-    return result
-
-
-def _result_of(future: Any) -> Any:
-    """The result of `future`, or the exception in its place."""
-    try:
-        return future.result(raise_on_failure=False)
-    except Exception as error:  # a lost worker shows here, whatever Prefect's state says
-        return error
-
-
 def _judge(found: Survey, plan: Plan, work: Work) -> Judgement | BaseException:
     asked = to_be_judged(found, plan, work.outcomes)
     if asked is None:
         return nothing_to_judge()
-    judged: Judgement | BaseException = _insist(judge.submit(*asked), lambda: judge.submit(*asked))
+    judged: Judgement | BaseException = insist(judge.submit(*asked), lambda: judge.submit(*asked))
     return judged
 
 
@@ -333,13 +300,13 @@ def _report(plan: Plan, found: Survey, result: AuditResult) -> None:
         for name, options in found.analyses.items()
         for run in _drawn_runs(plan, name)
     ]
-    failures = _finished(drawn, "drawing")
-    pages = _insist(plan_pages.submit(store), lambda: plan_pages.submit(store))
+    failures = finished(drawn, "drawing")
+    pages = insist(plan_pages.submit(store), lambda: plan_pages.submit(store))
     if isinstance(pages, BaseException):
         result.failures.append(f"report: its pages could not be planned: {pages}")
         return
     written = [write_page.with_options(task_run_name=f"page-{page}").submit(store, page) for page in pages]
-    failures += _finished(written, "writing pages")
+    failures += finished(written, "writing pages")
     build.finish_report(store, pages, report_identity(plan, found) if not failures else "")
     result.failures += [f"report: {text}" for text in failures]
 
@@ -348,14 +315,3 @@ def _drawn_runs(plan: Plan, name: str) -> list[str]:
     if named(name).scope == "cohort":
         return [""]
     return [run for run, listing in plan.listings.items() if listing.checkpoints]
-
-
-def _finished(futures: list[Any], label: str) -> list[str]:
-    """Wait for all of `futures`; returns what went wrong."""
-    failures = []
-    for number, future in enumerate(futures):
-        result = _result_of(future)
-        if isinstance(result, BaseException):
-            failures.append(f"{type(result).__name__}: {result}")
-        tell(label, number + 1, len(futures))
-    return failures

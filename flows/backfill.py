@@ -14,7 +14,7 @@ from prefect.states import Completed, Failed
 
 from stratascope.errors import ConfigurationError, StratascopeError
 from stratascope.flows.audit import audit_from_file
-from stratascope.flows.config import AuditConfig, load_config
+from stratascope.flows.config import AuditConfig, deployed, load_config
 from stratascope.flows.plan import make_plan, store_folder, survey
 from stratascope.flows.result import OUT_OF_TIME, AuditResult, outcome_without_work
 from stratascope.storage.checkpoint_files import (
@@ -45,11 +45,7 @@ def backfill(
     `order` is ``log_spaced`` (a coarse curve first, which then fills) or ``newest``.
     """
     try:
-        if not Path(config).is_absolute():
-            raise ConfigurationError(
-                f"the deployment's `config` is {config!r}: give the absolute path of a configuration file."
-            )
-        result, left = backfill_from_file(Path(config), overrides or [], max_seconds, order, first)
+        result, left = backfill_from_file(deployed(config), overrides or [], max_seconds, order, first)
     except StratascopeError as error:
         return Failed(message=str(error))
     rest = f"; {left} checkpoints are left for the next run" if left else ""

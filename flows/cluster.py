@@ -102,6 +102,15 @@ def _security(tls: TlsFiles | None) -> Any:
     return Security(tls_ca_file=tls.ca, require_encryption=True, **roles)
 
 
+def on_workers(inner: Any, spec: AnyWorkers) -> Any:
+    """The flow `inner` as it runs on the workers of `spec`. Its first act must be `await_workers`.
+
+    Raises ConfigurationError or ClusterError, before anything is started, where they could not do the work.
+    """
+    check_reach(spec)
+    return inner.with_options(task_runner=task_runner(spec))
+
+
 # -- before anything is started ----------------------------------------------------------------------------
 
 

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from prefect import Task, flow
-from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 
-from stratascope.errors import ConfigurationError, StratascopeError
-from stratascope.flows.audit import _insist as insist
-from stratascope.flows.audit import audit_from_file
-from stratascope.flows.cluster import task_runner
+from stratascope.errors import StratascopeError
+from stratascope.flows.audit import audit_from_file, plan_pages, write_page
+from stratascope.flows.cluster import await_workers, on_workers
 from stratascope.flows.compare_config import load_comparison
 from stratascope.flows.compare_plan import (
     ComparisonPlan,
@@ -21,6 +19,8 @@ from stratascope.flows.compare_plan import (
     make_comparison_plan,
     outcome,
 )
+from stratascope.flows.config import deployed
+from stratascope.flows.futures import SETTINGS, insist
 from stratascope.flows.progress import tell
 from stratascope.flows.result import outcome_without_work
 from stratascope.storage.manifests import Manifest
@@ -30,24 +30,17 @@ from stratascope.tasks.report import build
 from stratascope.tasks.report.drawing import report_unit
 from stratascope.tasks.units import Outcome
 
-_SETTINGS: dict[str, Any] = {"cache_policy": NO_CACHE, "retries": 0, "log_prints": False}
-compare_runs = Task(work.compare_runs, name="compare-runs", **_SETTINGS)
-fit_method = Task(work.fit_method, name="fit-traditional-method", **_SETTINGS)
-draw_comparison = Task(drawing.draw_comparison, name="draw-comparison", **_SETTINGS)
-plan_pages = Task(build.plan_pages, name="plan-pages", **_SETTINGS)
-write_page = Task(build.write_page, name="write-page", **_SETTINGS)
-write_pages = Task(build.write_pages, name="write-pages", **_SETTINGS)
+compare_runs = Task(work.compare_runs, name="compare-runs", **SETTINGS)
+fit_method = Task(work.fit_method, name="fit-traditional-method", **SETTINGS)
+draw_comparison = Task(drawing.draw_comparison, name="draw-comparison", **SETTINGS)
+write_pages = Task(build.write_pages, name="write-pages", **SETTINGS)
 
 
 @flow(name="compare", flow_run_name="compare-{config}", validate_parameters=False)
 def compare(config: str, overrides: list[str] | None = None) -> Any:
     """Compare as the file `config` says; the flow that deployments run. Its state tells whether all was computed."""
     try:
-        if not Path(config).is_absolute():
-            raise ConfigurationError(
-                f"the deployment's `config` is {config!r}: give the absolute path of a configuration file."
-            )
-        found = comparison_without_work(Path(config), overrides or [])
+        found = comparison_without_work(deployed(config), overrides or [])
         if found is None:
             found = compare_from_file(config, overrides)
     except StratascopeError as error:
@@ -64,8 +57,7 @@ def compare_from_file(config: str, overrides: list[str] | None = None) -> dict[s
     audited = outcome_without_work(audit_file)
     if audited is None:
         audited = audit_from_file(str(audit_file))
-    on_workers = compare_on_workers.with_options(task_runner=task_runner(audit.cluster))
-    failures, counts = on_workers(str(path), overrides or [])
+    failures, counts = on_workers(compare_on_workers, audit.cluster)(str(path), overrides or [])
     return outcome(make_comparison_plan(path, overrides or []), audited, failures, counts)
 
 
@@ -76,6 +68,7 @@ def compare_on_workers(config: str, overrides: list[str]) -> tuple[list[str], di
     Returns what failed, and how many units were computed, cached and failed.
     """
     plan = make_comparison_plan(Path(config), overrides)
+    await_workers(plan.audit.cluster)
     todo = plan.outstanding()
     futures = [(item, _submit(item)) for item in todo]
     counts = {"computed": 0, "cached": len(plan.assignments) - len(todo), "failed": 0}

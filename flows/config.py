@@ -126,6 +126,18 @@ class AuditConfig(BaseModel):
         return chosen
 
 
+def deployed(path: str, what: str = "config") -> Path:
+    """The file that a deployment's parameter `what` names: a worker has no folder of its own to start from.
+
+    Raises ConfigurationError for a relative path.
+    """
+    if not Path(path).is_absolute():
+        raise ConfigurationError(
+            f"the deployment's `{what}` is {path!r}: give the absolute path of a configuration file."
+        )
+    return Path(path)
+
+
 def load_config(path: Path, overrides: Sequence[str] = (), model: Any = AuditConfig) -> Any:
     """The configuration in the YAML file `path`, with ``key.inner=value`` overrides.
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from prefect import Task, flow
-from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 
 from stratascope.errors import ConfigurationError, StratascopeError
 from stratascope.flows.audit import audit_from_file
-from stratascope.flows.cluster import await_workers, check_reach, task_runner
-from stratascope.flows.config import load_config
+from stratascope.flows.cluster import await_workers, on_workers
+from stratascope.flows.config import deployed, load_config
+from stratascope.flows.futures import SETTINGS
 from stratascope.flows.result import outcome_without_work
 
 
@@ -24,7 +24,7 @@ def train_series(config: str, overrides: list[str]) -> int:
     return train(load_config(Path(config), overrides, TrainConfig), Path(config).parent).checkpoints
 
 
-train_task = Task(train_series, name="train", cache_policy=NO_CACHE, retries=0, log_prints=False)
+train_task = Task(train_series, name="train", **SETTINGS)
 
 
 @flow(name="study", flow_run_name="study-{config}", validate_parameters=False)
@@ -58,17 +58,14 @@ def train_all(config: str, train: list[str], overrides: list[str], train_overrid
     """
     from stratascope.tasks.training.config import TrainConfig
 
-    for path in (config, *train):
-        if not Path(path).is_absolute():
-            raise ConfigurationError(f"the deployment names the file {path!r}: give its absolute path.")
+    for what, path in (("config", config), *(("train", path) for path in train)):
+        deployed(path, what)
     if not train:
         raise ConfigurationError("a study trains: name at least one file in `train`.")
     for path in train:
         load_config(Path(path), train_overrides, TrainConfig)
     cluster = load_config(Path(config), overrides).cluster
-    check_reach(cluster)
-    on_workers = train_on_workers.with_options(task_runner=task_runner(cluster))
-    return int(on_workers(train, train_overrides, config, overrides))
+    return int(on_workers(train_on_workers, cluster)(train, train_overrides, config, overrides))
 
 
 @flow(name="train-on-workers", validate_parameters=False)

@@ -32,7 +32,7 @@ from stratascope.tasks.report.drawing import (
     write_if_changed,
 )
 from stratascope.tasks.report.pages import KINDS, all_pages, file_name, near, shared
-from stratascope.tasks.report.text import plain_number, plain_step, visible
+from stratascope.tasks.report.text import marked, plain_number, plain_step, visible
 
 __all__ = [
     "draw_analysis", "draw_overview", "finish_report", "plan_pages", "write_page", "write_pages", "zip_report",
@@ -139,7 +139,7 @@ def _environment() -> Any:
         # Names from outside could hide or reorder what stands around them; markup is left alone.
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
-    environment.filters |= {"plain": plain_number, "basename": file_name, "step": plain_step}
+    environment.filters |= {"plain": plain_number, "basename": file_name, "step": plain_step, "marked": marked}
     return environment
 
 

@@ -6,6 +6,8 @@ import math
 import re
 from typing import Any
 
+from markupsafe import Markup, escape
+
 # C0 and C1 controls, line and paragraph separators, lone surrogates, and what reorders the text around it.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
@@ -66,3 +68,8 @@ def counted(number: int, thing: str) -> str:
 def natural_order(name: str) -> list[tuple[int, str]]:
     """A key by which `run-2` comes before `run-10`."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
+
+
+def marked(text: str) -> Markup:
+    """`text`, escaped, with what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(visible(text)))))

@@ -5,6 +5,7 @@ import pytest
 from stratascope.tasks.report.text import (
     counted,
     joined,
+    marked,
     natural_order,
     plain_number,
     plain_step,
@@ -51,3 +52,7 @@ def test_lists_and_counts_in_words():
 def test_numbers_in_names_sort_as_numbers():
     names = ["run-10", "run-2", "a", "run-2b", "10", "9"]
     assert sorted(names, key=natural_order) == ["9", "10", "a", "run-2", "run-2b", "run-10"]
+
+
+def test_backticks_become_code_and_everything_else_stays_text():
+    assert marked("entries (`part`), <b>`a<i>`") == "entries (<code>part</code>), &lt;b&gt;<code>a&lt;i&gt;</code>"
