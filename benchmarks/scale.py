@@ -14,7 +14,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,24 +65,11 @@ def forget(store: Any) -> None:
         shutil.rmtree(store.path / name, ignore_errors=True)
 
 
-def judge(store: Any) -> list[Any]:
-    """The suite `soundness` over the whole ledger, as the audit does it."""
-    from stratascope.tasks.checks.evaluate import evaluate
+def judge(store: Any) -> Any:
+    """The suites over the whole ledger as the audit does it: rows read, judged, what came out filed."""
+    from stratascope.tasks.checks.filing import judge_store
 
-    return list(evaluate(store.rows(), None))
-
-
-def record(store: Any) -> None:
-    """The audit's record, with what the checks found."""
-    from stratascope.tasks.checks.evaluate import bound, expand
-
-    judged = judge(store)
-    conditions = [
-        {"name": check.name, "metric": check.metric, "bound": bound(check), "severity": check.severity,
-         "counts": dict(sorted(Counter(item.outcome for item in judged if item.name == check.name).items()))}
-        for check, _ in expand(None)
-    ]  # fmt: skip
-    write_record(store, judged, conditions)
+    return judge_store(str(store.path), store.units(), None)
 
 
 def one_more(store: Any) -> None:
@@ -136,8 +122,8 @@ def main(runs: int) -> None:
         path.unlink()
     found: dict[str, Any] = {"compaction": timed(lambda: (forget(store), store.rows()), rounds=1)}
     found["rows read from the compacted ledger"] = timed(store.rows)
-    found["checks (soundness), rows included"] = timed(lambda: judge(store))
-    record(store)
+    found["checks, ledger read and outcomes filed"] = timed(lambda: judge(store))
+    write_record(store, judge(store))
     found["history"] = timed(command("history", place, "--json"))
     for name, words in METRICS_CALLS.items():
         found[f"metrics, {name}"] = timed(command("metrics", place, *words))

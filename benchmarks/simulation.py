@@ -50,6 +50,10 @@ def quiet_dask() -> None:
             "distributed.worker.profile.enabled": False,
             "distributed.logging.distributed": "CRITICAL",
             "distributed.admin.system-monitor.interval": "30s",
+            # Ten times a second each worker asks how much memory its process has: here 200 ask about one and the same.
+            "distributed.worker.memory.target": False,
+            "distributed.worker.memory.spill": False,
+            "distributed.worker.memory.pause": False,
         }
     )
     logging.getLogger("distributed").setLevel(logging.CRITICAL)

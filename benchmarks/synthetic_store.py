@@ -10,16 +10,15 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from stratascope.storage.ledger import Row
 from stratascope.storage.store import Store
 from stratascope.storage.units import Unit
+from stratascope.tasks.checks.filing import Judgement
 
 PROBE = "test"
 UNITS = 64
@@ -121,23 +120,21 @@ def _whole_rows(progress: float, run: str) -> Iterator[Row]:
     )
 
 
-def write_record(store: Store, judged: list[Any], conditions: list[dict[str, Any]]) -> None:
+def write_record(store: Store, judged: Judgement) -> None:
     """The audit's record, as `conclude` writes it."""
     from stratascope.storage.audits import write_audit
-    from stratascope.tasks.checks.evaluate import verdict
 
     captures = [unit for unit in store.manifests() if unit.analysis == "capture"]
     write_audit(
         store,
         {
             "schema": 1, "store": str(store.path), "report": str(store.path / "report" / "index.html"),
-            "verdict": verdict(judged), "units": {"computed": 3 * len(captures), "cached": 0, "failed": 0}, "failures": [],
+            "verdict": judged.verdict, "units": {"computed": 3 * len(captures), "cached": 0, "failed": 0}, "failures": [],
             "checkpoints": [
                 {"run": unit.run, "step": unit.step, "file": f"/made/up/{unit.run}/step-{unit.step}.safetensors",
                  "status": "computed", "reason": ""} for unit in captures
             ],
-            "checks": [asdict(item) for item in judged if item.outcome != "pass"],
-            "seconds": 1.0, "plan": "made up", "title": "Synthetic audit", "conditions": conditions,
-            "analyses": {"statistics": {}, "outputs": {}},
+            "checks": list(judged.raised), "seconds": 1.0, "plan": "made up", "title": "Synthetic audit",
+            "conditions": list(judged.conditions), "analyses": {"statistics": {}, "outputs": {}},
         },
     )  # fmt: skip

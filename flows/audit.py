@@ -23,10 +23,10 @@ from stratascope.flows.cluster import (
 )
 from stratascope.flows.config import deployed, load_config
 from stratascope.flows.futures import ATTEMPTS, SETTINGS, finished, insist, result_of
+from stratascope.flows.later_units import later_units_of_stored
 from stratascope.flows.plan import (
     Plan,
     Survey,
-    later_units_of_stored,
     make_plan,
     outstanding,
     probe_identity,
@@ -80,13 +80,17 @@ class Work:
 
 @flow(name="audit", flow_run_name="audit-{config}", validate_parameters=False)
 def audit(
-    config: str, overrides: list[str] | None = None, rehash: bool = False, max_seconds: float | None = None
+    config: str,
+    overrides: list[str] | None = None,
+    rehash: bool = False,
+    max_seconds: float | None = None,
+    rebase: bool = False,
 ) -> Any:
     """Audit as the file `config` says; the flow that deployments run. Its state tells the verdict."""
     try:
-        result = outcome_without_work(deployed(config), overrides or [], rehash)
+        result = outcome_without_work(deployed(config), overrides or [], rehash, rebase)
         if result is None:
-            result = audit_from_file(config, overrides, rehash, max_seconds)
+            result = audit_from_file(config, overrides, rehash, max_seconds, rebase)
     except StratascopeError as error:
         return Failed(message=str(error))
     message = f"verdict {result.verdict}: {result.units}; report {result.report}"
@@ -94,17 +98,25 @@ def audit(
 
 
 def audit_from_file(
-    config: str, overrides: list[str] | None = None, rehash: bool = False, max_seconds: float | None = None
+    config: str,
+    overrides: list[str] | None = None,
+    rehash: bool = False,
+    max_seconds: float | None = None,
+    rebase: bool = False,
 ) -> AuditResult:
     """Choose the workers that the configuration asks for, and audit on them."""
     path = Path(config).absolute()
     cluster = load_config(path, overrides or []).cluster
-    result: AuditResult = on_workers(audit_on_workers, cluster)(str(path), overrides or [], rehash, max_seconds)
+    result: AuditResult = on_workers(audit_on_workers, cluster)(
+        str(path), overrides or [], rehash, max_seconds, rebase
+    )
     return result
 
 
 @flow(name="audit-on-workers", flow_run_name="audit-on-workers-{config}", validate_parameters=False)
-def audit_on_workers(config: str, overrides: list[str], rehash: bool, max_seconds: float | None) -> AuditResult:
+def audit_on_workers(
+    config: str, overrides: list[str], rehash: bool, max_seconds: float | None, rebase: bool = False
+) -> AuditResult:
     """The audit itself, on the task runner that the caller chose."""
     path = Path(config)
     settings = load_config(path, overrides)
@@ -115,7 +127,7 @@ def audit_on_workers(config: str, overrides: list[str], rehash: bool, max_second
     store.sweep()
     forget_deaths(store)
     finish_pruning(store)
-    found = survey(settings, path.parent, store, rehash)
+    found = survey(settings, path.parent, store, rehash, rebase)
     at_once = _AT_ONCE * await_workers(settings.cluster)
     # A network that asks for a card would wait for ever where none is offered.
     check_workers(settings.cluster, 0)

@@ -116,6 +116,8 @@ class AuditConfig(BaseModel):
             else dict(self.analyses)
         )
         wanted |= {name: {} for name, analysis in known.items() if analysis.always and name not in wanted}
+        for name in list(wanted):
+            wanted |= {below: {} for below in named(name).builds_on if below not in wanted}
         chosen = {}
         for name in sorted(wanted):
             model = named(name).options

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stratascope.errors import ConfigurationError
 from stratascope.flows.config import AuditConfig
+from stratascope.flows.later_units import checkpoint_parts, lacks, later_units, subject_of
 from stratascope.storage.checkpoint_files import CheckpointFile, Listing, RunSource, settle, split_runs
 from stratascope.storage.digests import identity_of
 from stratascope.storage.file_memory import FileMemory, file_state
@@ -19,9 +20,8 @@ from stratascope.storage.pruning import lost_arrays
 from stratascope.storage.remote_paths import paths_of
 from stratascope.storage.store import Store
 from stratascope.storage.units import Unit
-from stratascope.tasks.analysis import Analysis, CaptureRequest, Options, named
+from stratascope.tasks.analysis import CaptureRequest, Options, named
 from stratascope.tasks.capture.spec import CAPTURE_VERSION
-from stratascope.tasks.contexts import RejectedFile, Subject
 from stratascope.tasks.report.drawing import report_unit
 from stratascope.tasks.units import Assignment, facts_identity, is_done
 
@@ -44,6 +44,8 @@ class Survey:
     unread: list[tuple[RunSource, CheckpointFile]] = field(default_factory=list)
     probes: dict[str, str] = field(default_factory=dict)
     unknown_probes: list[str] = field(default_factory=list)
+    rebase: bool = False
+    """Whether analyses that keep a reference are to be made anew."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,14 @@ def probe_identity(config: AuditConfig, name: str) -> str:
     return identity_of({"probe": config.probes[name].model_dump(mode="json"), "version": 2})
 
 
-def survey(config: AuditConfig, folder: Path, store: Store, rehash: bool = False) -> Survey:
+def survey(config: AuditConfig, folder: Path, store: Store, rehash: bool = False, rebase: bool = False) -> Survey:
     """Find all files and recall what is known of them. Raises ConfigurationError, ProbeError."""
     with store.snapshot():
-        return _survey(config, folder, store, rehash)
+        return _survey(Survey(config, folder, store, config.chosen_analyses(), rebase=rebase), rehash)
 
 
-def _survey(config: AuditConfig, folder: Path, store: Store, rehash: bool) -> Survey:
-    found = Survey(config, folder, store, config.chosen_analyses())
+def _survey(found: Survey, rehash: bool) -> Survey:
+    config, folder, store = found.config, found.folder, found.store
     memory = FileMemory(store)
     for name in config.probes:
         known = None if rehash else _known_probe(found, memory, name)
@@ -201,16 +203,9 @@ def _gone(
         capture = None
         if not narrowed and identity_of(wanted) == manifest.identity and facts.get("weights_digest") == weights:
             file = CheckpointFile(source.name, step, paths[name], "safetensors", ())
-            capture = Assignment(unit, manifest.identity, wanted, (_subject(found, source),), (file,))
+            capture = Assignment(unit, manifest.identity, wanted, (subject_of(found, source),), (file,))
             plan.lost |= {unit: lost} if (lost := lost_arrays(manifest)) else {}
         yield GoneCheckpoint(source.name, step, name, capture)
-
-
-def _subject(found: Survey, source: RunSource) -> Subject:
-    return Subject(
-        found.store.location, source.name, tuple(sorted(found.probes)), source, str(found.folder),
-        found.config.task, found.config.loss,
-    )  # fmt: skip
 
 
 def requests_of(found: Survey) -> tuple[CaptureRequest, ...]:
@@ -234,14 +229,6 @@ def _capture_parts(
     }
 
 
-def _lacks(analysis: Analysis, options: Options, lost: frozenset[str]) -> bool:
-    """Whether an analysis reads of captured layers what was pruned."""
-    if "activations" not in analysis.needs or not lost:
-        return False
-    kept = analysis.request(options).keep
-    return not kept or bool(lost & set(kept))
-
-
 def _chain(
     found: Survey,
     source: RunSource,
@@ -251,9 +238,8 @@ def _chain(
 ) -> list[Assignment]:
     config = found.config
     wanted = _capture_parts(found, source, found.facts[source.name][file.path]["weights_digest"], requests)
-    base = {name: wanted[name] for name in ("weights", "model", "probes")}
     shared: dict[str, Any] = {
-        "subjects": (_subject(found, source),), "files": (file,), "capture": config.capture,
+        "subjects": (subject_of(found, source),), "files": (file,), "capture": config.capture,
         "layers": config.layers, "requests": requests, "restore": config.pruned == "recompute",
     }  # fmt: skip
     step = file.step
@@ -266,96 +252,14 @@ def _chain(
         if analysis.scope != "checkpoint":
             continue
         chosen = options.model_dump(mode="json")
-        parts: dict[str, Any] = {"analysis": name, "version": analysis.version, "options": chosen, **base}
-        parts |= {"task": config.task, "loss": config.loss}
-        if "activations" in analysis.needs:
-            parts["capture"] = chain[0].identity
+        parts = checkpoint_parts(found, name, chain[0])
         unit = Unit("checkpoint", source.name, step, name)
         device = card if analysis.needs & {"network", "gradients"} else "cpu"
-        missing = ((source.name, step),) if _lacks(analysis, options, lost) else ()
+        missing = ((source.name, step),) if lacks(analysis, options, lost) else ()
         chain.append(
             Assignment(unit, identity_of(parts), parts, options=chosen, device=device, pruned=missing, **shared)
         )
     return chain
-
-
-def later_units(found: Survey, plan: Plan, captures: Sequence[Assignment]) -> list[Assignment]:
-    """The series of each run and what compares runs, over the checkpoints of `captures`."""
-    analyses = {name: (named(name), options) for name, options in found.analyses.items()}
-    captures = [*captures, *(item.capture for item in plan.gone if item.capture is not None)]
-    assignments = []
-    for source in found.sources:
-        mine = sorted((item for item in captures if item.unit.run == source.name), key=lambda item: item.unit)
-        rejected = tuple(
-            RejectedFile(run, file.step if file.step is not None else -1, file.path.name, reason)
-            for run, file, status, reason in plan.rejected
-            if run == source.name and status == "quarantined"
-        ) + tuple(
-            RejectedFile(item.run, item.step, Path(item.file).name, item.reason, "gone")
-            for item in plan.gone
-            if item.run == source.name
-        )
-        for name, (analysis, options) in analyses.items():
-            if analysis.scope == "series" and (mine or "rejected" in analysis.needs):
-                unit = Unit("series", source.name, -1, name)
-                subjects = [_subject(found, source)]
-                assignments.append(_with_what_is_left(found, plan, unit, options, mine, subjects, rejected))
-    for name, (analysis, options) in analyses.items():
-        if analysis.scope == "cohort" and captures:
-            subjects = [_subject(found, source) for source in found.sources]
-            order = {source.name: place for place, source in enumerate(found.sources)}
-            every = sorted(captures, key=lambda item: (order[item.unit.run], item.unit))
-            unit = Unit("cohort", "", -1, name)
-            assignments.append(_with_what_is_left(found, plan, unit, options, every, subjects, ()))
-    return assignments
-
-
-def _with_what_is_left(
-    found: Survey,
-    plan: Plan,
-    unit: Unit,
-    options: Options,
-    captures: Sequence[Assignment],
-    subjects: Sequence[Subject],
-    rejected: tuple[RejectedFile, ...],
-) -> Assignment:
-    """The unit over all `captures`, or, where some were pruned since and it is not stored so, over the others."""
-    analysis, chosen = named(unit.analysis), options.model_dump(mode="json")
-    whole = _later(unit, analysis, chosen, captures, subjects, rejected)
-    lacking = {item.unit for item in captures if _lacks(analysis, options, plan.lost.get(item.unit, frozenset()))}
-    if not lacking or found.store.is_current(unit, whole.identity):
-        return whole
-    rest = [item for item in captures if item.unit not in lacking]
-    missing = tuple(sorted((item.run, item.step) for item in lacking))
-    return replace(_later(unit, analysis, chosen, rest, subjects, rejected), pruned=missing)
-
-
-def _later(
-    unit: Unit,
-    analysis: Analysis,
-    chosen: dict[str, Any],
-    captures: Sequence[Assignment],
-    subjects: Sequence[Subject],
-    rejected: tuple[RejectedFile, ...],
-) -> Assignment:
-    reads_layers = "activations" in analysis.needs
-    parts: dict[str, Any] = {
-        "analysis": unit.analysis, "version": analysis.version, "options": chosen,
-        "steps": [[item.unit.run, item.unit.step] for item in captures],
-        "upstream": [item.identity if reads_layers else item.parts["weights"] for item in captures],
-    }  # fmt: skip
-    if "rejected" in analysis.needs:
-        parts["rejected"] = [list(astuple(item)) for item in rejected]
-    files = tuple(item.files[0] for item in captures)
-    return Assignment(unit, identity_of(parts), parts, tuple(subjects), files, rejected, chosen)
-
-
-def later_units_of_stored(found: Survey, plan: Plan) -> list[Assignment]:
-    """The same over those checkpoints whose capture is stored: one that failed does not sink the others."""
-    captures = [chain[0] for chain in plan.chains]
-    with found.store.snapshot():
-        stored = [item for item in captures if found.store.is_current(item.unit, item.identity)]
-        return later_units(found, plan, stored)
 
 
 def report_identity(plan: Plan, found: Survey) -> str:

@@ -167,7 +167,9 @@ def fresh_checkpoints(outcomes: Sequence[Outcome]) -> frozenset[tuple[str, int]]
     return frozenset((item.unit.run, item.unit.step) for item in outcomes if item.status == "computed")
 
 
-def outcome_without_work(config: Path, overrides: Sequence[str] = (), rehash: bool = False) -> AuditResult | None:
+def outcome_without_work(
+    config: Path, overrides: Sequence[str] = (), rehash: bool = False, rebase: bool = False
+) -> AuditResult | None:
     """The outcome of the audit that `config` asks for where nothing is left to do; None where there is work.
 
     Neither Prefect, Dask nor torch is imported for it. Raises ConfigurationError, StoreError.
@@ -177,7 +179,7 @@ def outcome_without_work(config: Path, overrides: Sequence[str] = (), rehash: bo
     try:
         store = Store.open(store_folder(settings, config.parent), create=True)
         with store.snapshot():
-            found = survey(settings, config.parent, store, rehash)
+            found = survey(settings, config.parent, store, rehash, rebase)
             if found.unread or found.unknown_probes:
                 return None
             plan = make_plan(found)

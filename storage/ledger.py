@@ -53,6 +53,9 @@ COLUMNS = (
 )  # fmt: skip
 """The public columns, in order (design, section 7)."""
 
+TEXTS = tuple(name for name in COLUMNS if name not in ("step", "n", "other_step", "value", "low", "high"))
+"""Those of them that hold text."""
+
 PARQUET: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 """How every file of rows is written: a flipped byte is found by reading."""
 assert set(COLUMNS) == {item.name for item in fields(Row)}

@@ -13,7 +13,7 @@ import numpy as np
 
 from stratascope.errors import ConfigurationError, DamagedStoreError, did_you_mean
 from stratascope.storage.compaction import compacted, in_order, read_rows
-from stratascope.storage.ledger import COLUMNS, PARQUET, joined, reading
+from stratascope.storage.ledger import COLUMNS, PARQUET, TEXTS, joined, reading
 from stratascope.storage.store import Store
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class Selection:
         """One Parquet file."""
         import pyarrow.parquet as parquet
 
-        parquet.write_table(self.table, stream, **PARQUET)
+        # Without Arrow's own schema the file has plain texts, whatever they are in memory.
+        parquet.write_table(self.table, stream, store_schema=False, **PARQUET)
 
     def records(self, columns: Sequence[str] = COLUMNS, most: int | None = None) -> Iterator[dict[str, Any]]:
         """The rows (at most `most`) as mappings of `columns`; numbers that are none are None."""
@@ -118,13 +119,14 @@ class _Part:
 
         if self.path is None:
             return self.table.filter(pa.array(self.wanted))
-        with reading(self.path) as file:
+        with reading(self.path, TEXTS) as file:
             sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
             ends = np.cumsum([0, *sizes])
             inside = [bool(self.wanted[ends[n] : ends[n + 1]].any()) for n in range(len(sizes))]
             table = file.read_row_groups([n for n, some in enumerate(inside) if some], columns=list(COLUMNS))
         mask = self.wanted[np.repeat(inside, sizes)]
-        return table.replace_schema_metadata(None).filter(pa.array(mask))
+        table = table.replace_schema_metadata(None)
+        return table if mask.all() else table.filter(pa.array(mask))
 
 
 def _selected(parts: Sequence[_Part], patterns: Mapping[str, str], step: int | None) -> Selection:
@@ -142,14 +144,14 @@ def _selected(parts: Sequence[_Part], patterns: Mapping[str, str], step: int | N
             part.narrow("step", [step])
     tables = [part.rows() for part in parts]
     in_one_file = len(tables) == 1 and parts[0].path is not None
-    return Selection(tables[0] if in_one_file else in_order(joined(tables)))
+    return Selection(tables[0] if in_one_file else in_order(joined(tables).unify_dictionaries()))
 
 
 def _needs_quotes(table: pa.Table) -> bool:
     import pyarrow as pa
     import pyarrow.compute as compute
 
-    texts = (table[field.name].unique() for field in table.schema if pa.types.is_string(field.type))
+    texts = (table[name].unique().cast(pa.string()) for name in TEXTS)
     return any(compute.any(compute.match_substring_regex(names, '[",\r\n]')).as_py() for names in texts)
 
 

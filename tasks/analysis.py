@@ -116,6 +116,10 @@ class Analysis:
     """Best a generator: each figure is written before the next one is drawn."""
     needs: frozenset[Need] = frozenset()
     request: Callable[[Any], CaptureRequest] = lambda options: CaptureRequest()
+    builds_on: tuple[str, ...] = ()
+    """Checkpoint analyses whose arrays a series or cohort analysis reads; they run wherever it does."""
+    keeps_reference: bool = False
+    """Reads what it filed before and leaves it in its place; `audit --rebase` makes it anew."""
     always: bool = False
     """Runs in every audit, whether configured or not."""
     default: bool = False

@@ -139,6 +139,23 @@ class CheckpointContext:
         """Streamed statistics of a layer by name; empty where none were kept."""
         return statistics_of(self.store, self._place("statistics", probe, layer))
 
+    def found_arrays(self, analysis: str, *place: str) -> list[str]:
+        """Paths below `place` of the arrays that the checkpoint analysis `analysis` filed here; names are decoded."""
+        root = self._place(analysis, *place)
+        return [
+            "/".join(decode_path_part(part) for part in path[len(root) + 1 :].split("/"))
+            for path in self.store.list_arrays(root)
+        ]
+
+    def found(self, analysis: str, *place: str) -> np.ndarray | None:
+        """The array at `place` that the checkpoint analysis `analysis` filed here, None where there is none."""
+        path = self._place(analysis, *place)
+        return self.store.array(path) if self.store.has_array(path) else None
+
+    def found_attributes(self, analysis: str, *place: str) -> dict[str, Any]:
+        """The attributes of that array."""
+        return self.store.array_info(self._place(analysis, *place))[3]
+
     def network(self) -> nn.Module:
         """A private copy of the network with this checkpoint's weights.
 
@@ -164,6 +181,8 @@ class SeriesContext:
     facts: dict[int, dict[str, Any]] = field(default_factory=dict)
     rejected: tuple[RejectedFile, ...] = ()
     """The run's files that cannot be audited, and those that are gone since they were."""
+    rebase: bool = False
+    """Whether what was filed before is to be forgotten."""
 
     @property
     def run(self) -> str:
@@ -172,6 +191,16 @@ class SeriesContext:
     @cached_property
     def probes(self) -> dict[str, Probe]:
         return self.subject.probes_of(self.store)
+
+    def earlier(self, analysis: str, *place: str) -> tuple[np.ndarray, dict[str, Any]] | None:
+        """The array at `place` that this run's series analysis `analysis` filed the last time, with its attributes.
+
+        None where there is none, and where it is to be forgotten.
+        """
+        path = join_path("series", self.run, analysis, *place)
+        if self.rebase or not self.store.has_array(path):
+            return None
+        return self.store.array(path), self.store.array_info(path)[3]
 
     def at(self, step: int) -> CheckpointContext:
         return CheckpointContext(self.store, self.subject, step, self.facts.get(step, {}))

@@ -56,6 +56,8 @@ class Assignment:
     """(run, step) of what it would read too, had its arrays not been pruned."""
     restore: bool = False
     """Whether what pruning took from this unit is computed again."""
+    rebase: bool = False
+    """Whether it is made anew, forgetting what it filed before, even where it is stored."""
 
     @property
     def subject(self) -> Subject:
@@ -179,7 +181,7 @@ def _note_damage(store: Store, assignment: Assignment) -> None:
 
 def is_done(store: Store, assignment: Assignment) -> bool:
     """Whether the unit is stored under its identity, and nothing is missing from it that is to be restored."""
-    if not store.is_current(assignment.unit, assignment.identity):
+    if assignment.rebase or not store.is_current(assignment.unit, assignment.identity):
         return False
     return not (assignment.restore and is_pruned(store.manifest(assignment.unit)))
 
@@ -266,7 +268,9 @@ def _context(store: Store, assignment: Assignment) -> CheckpointContext | Series
     for subject in assignment.subjects:
         mine = {file.step: facts(subject, file) for file in assignment.files if file.run == subject.run}
         known = {step: found for step, found in mine.items() if step is not None}
-        series[subject.run] = SeriesContext(store, subject, tuple(known), known, assignment.rejected)
+        series[subject.run] = SeriesContext(
+            store, subject, tuple(known), known, assignment.rejected, assignment.rebase
+        )
     return CohortContext(store, series) if unit.scope == "cohort" else series[unit.run]
 
 

@@ -12,6 +12,7 @@ KEPT_COMPONENTS = 50
 """t-SNE sees at most so many principal components of the features."""
 SMALLEST = 10
 """With fewer samples, or fewer different ones, there is nothing to map."""
+_BLOCK = 512
 _START_ITERATIONS = (150, 200)
 """Of the common start: under early exaggeration 12, and after it."""
 _LOOSENING = 75
@@ -135,6 +136,26 @@ def tsne_maps(neighbourhoods: Neighbourhoods, dimensions: int, iterations: int) 
         maps.append(np.array(current))
         divergences.append(float(current.kl_divergence))
     return np.stack(maps), np.asarray(divergences)
+
+
+def neighbours_among(values: np.ndarray, count: int) -> np.ndarray:
+    """int64 (sample, count): each sample's nearest others among `values` (sample, feature), nearest first.
+
+    Exact, from the Gram matrix in blocks; the smaller row number comes first where distances are equal.
+    """
+    centred = values.astype(np.float64) - values.mean(0, dtype=np.float64)
+    squared = (centred**2).sum(1)
+    found = np.empty((len(values), count), np.int64)
+    for start in range(0, len(values), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        distances = squared[block, None] + squared[None] - 2.0 * (centred[block] @ centred.T)
+        rows = np.arange(len(distances))
+        distances[rows, start + rows] = np.inf
+        near = np.argpartition(distances, count - 1, axis=1)[:, :count]
+        near.sort(1)
+        order = np.take_along_axis(distances, near, 1).argsort(1, kind="stable")
+        found[block] = np.take_along_axis(near, order, 1)
+    return found
 
 
 class Reference:

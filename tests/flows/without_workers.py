@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from stratascope.flows.config import load_config
+from stratascope.flows.later_units import later_units_of_stored
 from stratascope.flows.plan import (
     Plan,
     Survey,
-    later_units_of_stored,
     make_plan,
     probe_identity,
     store_folder,

@@ -60,6 +60,9 @@ def audit(
     rehash: Annotated[
         bool, typer.Option("--rehash", help="Read all files again, whatever is remembered.")
     ] = False,
+    rebase: Annotated[
+        bool, typer.Option("--rebase", help="Make maps anew that were kept in place for comparison.")
+    ] = False,
     max_time: Annotated[str, typer.Option("--max-time", help="Begin nothing new after 90s, 30m, 2h.")] = "",
     junit: Annotated[
         Path | None, typer.Option("--junit", help="Also write the outcome as JUnit XML, for CI systems.")
@@ -81,7 +84,7 @@ def audit(
         return 0
     started = time.monotonic()
     limit = seconds_of(max_time) if max_time else None
-    result = auditing.audit(config, overrides or [], only or [], rehash, limit)
+    result = auditing.audit(config, overrides or [], only or [], rehash, limit, rebase=rebase)
     auditing.show_result(result, as_json, time.monotonic() - started)
     auditing.write_for_jobs(result, junit, markdown)
     return result.exit_code

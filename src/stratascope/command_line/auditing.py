@@ -34,6 +34,7 @@ def audit(
     rehash: bool,
     max_seconds: float | None,
     own_server: bool = False,
+    rebase: bool = False,
 ) -> AuditResult:
     """Audit as `config` says. Prefect, Dask and torch are started only where something is outstanding.
 
@@ -43,7 +44,7 @@ def audit(
 
     config = config.absolute()
     overrides = overrides + _only(config, overrides, only)
-    if (result := outcome_without_work(config, overrides, rehash)) is not None:
+    if (result := outcome_without_work(config, overrides, rehash, rebase)) is not None:
         return result
     from stratascope.flows.server import prefect_server
 
@@ -53,7 +54,7 @@ def audit(
         from stratascope.flows.progress import listen
 
         listen(show)
-        return audit_from_file(str(config), overrides, rehash, max_seconds)
+        return audit_from_file(str(config), overrides, rehash, max_seconds, rebase)
 
 
 def _only(config: Path, overrides: list[str], only: list[str]) -> list[str]:
