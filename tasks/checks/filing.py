@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-FILING_VERSION = 1
-_LEVELS = ", ".join(f"{place} {level}" for place, level in enumerate(ORDER))
+FILING_VERSION = 2
+_LEVELS = "; ".join(f"{place} {level}" for place, level in enumerate(ORDER))
 
 
 @dataclass(frozen=True)
