@@ -153,8 +153,9 @@ class _LittleAudit:
 
     def capture(self, analysis: Analysis, options: dict[str, Any], layers: Sequence[str] | None) -> None:
         wanted = analysis.request(analysis.options.model_validate(options))
+        below = tuple(named(name).request(named(name).options()) for name in analysis.builds_on)
         # An analysis of stored layers needs their outputs too, or the forward pass would end before them.
-        requests = (wanted, CaptureRequest(("@output",), ("full",)))
+        requests = (wanted, *below, CaptureRequest(("@output",), ("full",)))
         for file, digest in zip(self.files, self.digests, strict=True):
             assert file.step is not None
             self._do(
@@ -165,6 +166,11 @@ class _LittleAudit:
             )  # fmt: skip
 
     def result(self, analysis: Analysis, options: dict[str, Any], has_weights: bool) -> InMemoryResult:
+        for name in analysis.builds_on:
+            for file in self.files:
+                unit = Unit("checkpoint", _RUN, file.step or 0, name)
+                below = named(name).options().model_dump(mode="json")
+                self._do(Assignment(unit, name, {}, (self.subject,), (file,), options=below))
         places = (
             [(Unit("series", _RUN, -1, analysis.name), tuple(self.files))]
             if analysis.scope == "series"

@@ -88,13 +88,16 @@ class LittleAudit:
             )
 
     def analyse(self, name: str, **options):
-        """The ledger's rows of analysis `name`, computed anew."""
+        """The ledger's rows of analysis `name`, computed anew, after those that it builds on."""
+        for below in named(name).builds_on:
+            self.analyse(below)
         series = named(name).scope == "series"
         units = [Unit("series", "run", -1, name)] if series else [Unit("checkpoint", "run", file.step, name) for file in self.files]  # fmt: skip
         for number, unit in enumerate(units):
             files = tuple(self.files) if series else (self.files[number],)
             identity = f"{self.task}{self.loss}{options}{len(self.files)}"
-            self._do(Assignment(unit, identity, {}, (self.subject,), files, options=options))
+            if not self.store.is_current(unit, identity):
+                self._do(Assignment(unit, identity, {}, (self.subject,), files, options=options))
         return self.store.rows(units)
 
     def view(self, name: str) -> View:
