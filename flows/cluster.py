@@ -87,6 +87,8 @@ def _configure(spec: StartedWorkers) -> None:
             "distributed.worker.memory.terminate": False,
             # Dask's profiler keeps every call stack it meets: 30 kB for each task, without end.
             "distributed.worker.profile.enabled": False,
+            # It also keeps the last messages to each worker, whole tasks of 50 kB among them: by default a thousand.
+            "distributed.admin.low-level-log-length": 20,
         }
     )
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
