@@ -284,12 +284,27 @@ def linear_predictivity(first: Side, second: Side, ridge: float = RIDGE) -> floa
     leverage, which the penalty keeps below 1. `ridge` is relative to the largest variance, so that scale does not matter.
     Below 0 where the prediction is worse than the mean.
     """
+    residuals, amounts = _left_out(first, second, ridge)
+    return float(1.0 - residuals.sum() / amounts.sum())
+
+
+def _left_out(first: Side, second: Side, ridge: float) -> tuple[np.ndarray, np.ndarray]:
+    """Each sample's squared error (sample,) by the regression and by the mean of all the others."""
     basis, spread = first.basis, first.spread
     shrunk = spread**2 / (spread**2 + ridge * spread[0] ** 2)
     leverage = 1.0 / first.n + (basis**2 * shrunk).sum(1)
     residual = second.scores - basis @ (shrunk[:, None] * (basis.T @ second.scores))
-    left_out = ((residual / (1.0 - leverage)[:, None]) ** 2).sum()
-    return float(1.0 - left_out / ((second.scores**2).sum() * (first.n / (first.n - 1)) ** 2))
+    amounts: np.ndarray = (second.scores**2).sum(1) * (first.n / (first.n - 1)) ** 2
+    return ((residual / (1.0 - leverage)[:, None]) ** 2).sum(1), amounts
+
+
+def _predictivity_interval(first: Side, second: Side, value: float, rounds: int, seed: int) -> Interval:
+    """The regression stays as it is: only whose errors are averaged is drawn anew."""
+    if rounds < 2:
+        return float("nan"), float("nan")
+    counts = bootstrap_counts(first.n, rounds, seed)
+    residuals, amounts = _left_out(first, second, RIDGE)
+    return percentile_interval(1.0 - (counts @ residuals) / (counts @ amounts))
 
 
 # -- the register ----------------------------------------------------------------------------------------
@@ -344,7 +359,7 @@ _EVERY = (
     _measure(
         "linear_predictivity", "similarity", "(-∞, 1]", "Yamins et al. 2014; Allen 1974", f"ridge={RIDGE:g}, leave one out",
         "Share of the variance of a layer (the other) that a linear map from this layer predicts, each sample left out.",
-        _SIMILAR, linear_predictivity, symmetric=False,
+        _SIMILAR, linear_predictivity, symmetric=False, interval=_predictivity_interval,
     ),
 )  # fmt: skip
 

@@ -17,14 +17,21 @@ _LEAST_VARIANCE = 1e-10
 class Side:
     """What a measure of similarity is given of each of the two layers."""
 
-    def __init__(self, found: Decomposition, values: Callable[[], np.ndarray] | None = None) -> None:
-        self.found = found
+    def __init__(
+        self, found: Decomposition | Callable[[], Decomposition], values: Callable[[], np.ndarray] | None = None
+    ) -> None:
+        self._found = found
         self._values = values
 
     @classmethod
     def of(cls, values: np.ndarray, neighbours: int = 20, lost_gram: float = 0.0) -> Side:
         """Features (sample, feature), finite and not constant, with all their components."""
         return cls(decompose(values, lost_gram, neighbours), lambda: values)
+
+    @cached_property
+    def found(self) -> Decomposition:
+        """What is kept of the layer."""
+        return self._found() if callable(self._found) else self._found
 
     @property
     def n(self) -> int:
@@ -135,9 +142,35 @@ class Side:
         return (1.0 - patterns @ patterns.T)[above].astype(np.float32)
 
     def subset(self, rows: np.ndarray) -> Side:
-        """The same of some samples only, centred and decomposed anew."""
-        values = self._values
-        return Side(
-            decompose(self.scores[rows], 0.0, min(20, len(rows) - 1)),
+        """The same of some samples only, centred and decomposed anew where that is asked for."""
+        return _Subset(self, rows)
+
+
+class _Subset(Side):
+    """Some samples of a side: their distances are among those of all."""
+
+    def __init__(self, whole: Side, rows: np.ndarray) -> None:
+        values = whole._values
+        super().__init__(
+            lambda: decompose(whole.scores[rows], 0.0, min(20, len(rows) - 1)),
             None if values is None else lambda: values()[rows],
         )
+        self._whole, self._rows = whole, rows
+
+    @property
+    def n(self) -> int:
+        return len(self._rows)
+
+    @cached_property
+    def distances(self) -> np.ndarray:
+        return self._among(self._whole.distances)
+
+    @cached_property
+    def correlation_distances(self) -> np.ndarray:
+        return self._among(self._whole.correlation_distances)
+
+    def _among(self, distances: np.ndarray) -> np.ndarray:
+        first, second = np.triu_indices(len(self._rows), 1)
+        low, high = self._rows[first], self._rows[second]
+        found: np.ndarray = distances[low * (2 * self._whole.n - low - 1) // 2 + high - low - 1]
+        return found
