@@ -192,6 +192,8 @@ def cka_error_bound(first: Side, second: Side, debiased: bool = True) -> float:
     (Cauchy and Schwarz), and the debiased norms in the denominator are smaller than |K| |L|.
     """
     n = first.n
+    if first.lost_gram == second.lost_gram == 0:
+        return 0.0
     wide = [_amplification(side, debiased, n) for side in (first, second)]
     above = (first.lost_gram + second.lost_gram + first.lost_gram * second.lost_gram) * wide[0] * wide[1]
     below = 1.0

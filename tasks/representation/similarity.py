@@ -236,12 +236,12 @@ def _check_memory(here: _Probe, items: Sequence[Item | None]) -> None:
 
 def _filed(count: int) -> list[tuple[str, int, int]]:
     """(part, place, other place) of the pairs of steps that stand in the ledger."""
-    last = count - 1
-    return (
-        [("", place, place - 1) for place in range(1, count)]
-        + [("against=first", place, 0) for place in range(1, count)]
-        + [("against=last", place, last) for place in range(last)]
-    )
+    pairs: list[tuple[str, int, int]] = []
+    for place in range(count):
+        # Step after step, so that what neighbours share need not be found twice.
+        pairs += [("", place, place - 1), ("against=first", place, 0)] if place else []
+        pairs += [("against=last", place, count - 1)] if place < count - 1 else []
+    return pairs
 
 
 def _needed(measure: Measure, options: SimilarityOptions, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -28,7 +28,7 @@ _COLUMNS = (
 )
 _LAYERS = 12
 """At most so many layers have a picture of their own, evenly chosen."""
-_CURVES = 8
+CURVES = 8
 """At most so many layers stand in one picture of curves, where their intervals can still be told apart."""
 
 
@@ -50,12 +50,12 @@ def draw(view: View, options: Any) -> Iterator[Figure]:
 
 def titled(measure: Measure) -> str:
     """The measure as a title says it."""
-    names = {"cka": "CKA", "cka_rbf": "CKA with a Gaussian kernel", "cka_biased": "biased CKA", "cka_rbf_biased": "biased CKA with a Gaussian kernel"}  # fmt: skip
+    names = {"procrustes_distance": "Procrustes distance", "cka": "CKA", "cka_rbf": "CKA with a Gaussian kernel", "cka_biased": "biased CKA", "cka_rbf_biased": "biased CKA with a Gaussian kernel"}  # fmt: skip
     part = f" ({measure.part.replace(';', ', ').replace('=', ' ')})" if measure.part else ""
     return names.get(measure.name, measure.metric.replace("_", " ") + part)
 
 
-def _kind(measure: Measure) -> dict[str, str]:
+def wording(measure: Measure) -> dict[str, str]:
     """How to word what is near and what is far."""
     if measure.kind == "similarity":
         return {"name": titled(measure), "near": "1", "towards": "rises to"}
@@ -76,7 +76,7 @@ def _by_step(view: View, probe: str, measure: Measure, arrays: Mapping[str, np.n
             continue
         beside = np.diagonal(grid, 1)
         numbers: dict[str, Any] = {
-            **_kind(measure),
+            **wording(measure),
             "layer": layer,
             "count": len(steps),
             "apart": float(grid[0, -1]),
@@ -108,7 +108,7 @@ def _by_layer(view: View, probe: str, measure: Measure, arrays: Mapping[str, np.
     if len(layers) < 2 or not np.isfinite(values).any():
         return
     last = np.where(np.eye(len(layers), dtype=bool), np.nan, values[-1])
-    numbers: dict[str, Any] = {**_kind(measure), "step": steps[-1], "count": len(layers)}
+    numbers: dict[str, Any] = {**wording(measure), "step": steps[-1], "count": len(layers)}
     if np.isfinite(last).any():
         nearest = np.unravel_index(
             np.nanargmax(last) if measure.kind == "similarity" else np.nanargmin(last), last.shape
@@ -143,7 +143,7 @@ def _curves(view: View, probe: str, measure: Measure, headline: bool) -> Iterato
         return
     present = set(rows["layer"])
     layers = [layer for layer in view.layers(measure.metric) if layer in present]
-    shown = even_choice_of(layers, _CURVES)
+    shown = even_choice_of(layers, CURVES)
     series, bands = {}, {}
     for layer in shown:
         own = rows[rows["layer"] == layer]
@@ -155,7 +155,7 @@ def _curves(view: View, probe: str, measure: Measure, headline: bool) -> Iterato
     nulls = view.metric(measure.metric, probe=probe, part=";".join(filter(None, ("against=first", measure.part, "null=permuted"))))  # fmt: skip
     width = (rows["high"] - rows["low"]).max()
     numbers = {
-        **_kind(measure), "last": int(rows["other_step"].iloc[-1]), "start": int(rows["step"].min()), "n": int(rows["n"].iloc[-1]),
+        **wording(measure), "last": int(rows["other_step"].iloc[-1]), "start": int(rows["step"].min()), "n": int(rows["n"].iloc[-1]),
         "settled": towards.idxmax(), "most": float(first[towards.idxmax()]), "moved": towards.idxmin(),
         "least": float(first[towards.idxmin()]), "shown": len(shown), "count": len(layers),
         "chance": f"Shuffled samples would give {nulls['value'].mean():.2f}." if len(nulls) else "No shuffled samples were looked at.",

@@ -14,13 +14,15 @@ import numpy as np
 
 from stratascope.errors import DoesNotApply
 from stratascope.tasks.representation.gram_products import Kernel, cka_matrix
-from stratascope.tasks.representation.resampling import bootstrap_counts, percentile_interval
+from stratascope.tasks.representation.resampling import percentile_interval
 from stratascope.tasks.representation.similarity_resampling import (
     Compare,
     Interval,
     cka_interval,
+    drawn,
     permuted,
     permuted_cka,
+    permuted_procrustes,
     procrustes_rounds,
     subsampled,
 )
@@ -68,10 +70,8 @@ class Measure:
     """Of two sides, their value, a number of rounds and a seed."""
     null: Callable[[Side, Side, int, int], np.ndarray]
     """The values (round,) where the samples of one side are shuffled, for a number of rounds and a seed."""
-    first_side: frozenset[str] = frozenset()
-    """What it is blind to on its first side beyond that, where it is not symmetric."""
     second_side: frozenset[str] = frozenset()
-    """The same of the second side."""
+    """What it is blind to on its second side beyond that, where it is not symmetric."""
     part: str = ""
     kernel: Literal["", "linear", "rbf"] = ""
     """Where it compares kernel matrices: whole matrices of pairs are found at once."""
@@ -152,7 +152,7 @@ def procrustes_distance(first: Side, second: Side) -> float:
 def _procrustes_interval(first: Side, second: Side, value: float, rounds: int, seed: int) -> Interval:
     if rounds < 2:
         return float("nan"), float("nan")
-    cosines = procrustes_rounds(first, second, bootstrap_counts(first.n, rounds, seed))
+    cosines = procrustes_rounds(first, second, drawn(first.n, rounds, seed))
     return percentile_interval(np.sqrt(2.0 - 2.0 * cosines))
 
 
@@ -273,7 +273,7 @@ def _neighbours_interval(first: Side, second: Side, value: float, rounds: int, s
     """The neighbours stay those among all samples: only over whom the mean is taken is drawn anew."""
     if rounds < 2:
         return float("nan"), float("nan")
-    counts = bootstrap_counts(first.n, rounds, seed)
+    counts = drawn(first.n, rounds, seed)
     return percentile_interval(counts @ shared_neighbours(first, second) / first.n)
 
 
@@ -302,7 +302,7 @@ def _predictivity_interval(first: Side, second: Side, value: float, rounds: int,
     """The regression stays as it is: only whose errors are averaged is drawn anew."""
     if rounds < 2:
         return float("nan"), float("nan")
-    counts = bootstrap_counts(first.n, rounds, seed)
+    counts = drawn(first.n, rounds, seed)
     residuals, amounts = _left_out(first, second, RIDGE)
     return percentile_interval(1.0 - (counts @ residuals) / (counts @ amounts))
 
@@ -314,7 +314,7 @@ def _measure(
     name: str, kind: Literal["similarity", "distance"], values: str, source: str, estimator: str, definition: str,
     invariances: frozenset[str], compare: Compare, metric: str = "", part: str = "", symmetric: bool = True,
     interval: Callable[[Side, Side, float, int, int], Interval] | None = None,
-    first_side: frozenset[str] = frozenset(), second_side: frozenset[str] = frozenset(),
+    null: Callable[[Side, Side, int, int], np.ndarray] | None = None, second_side: frozenset[str] = frozenset(),
     chance: Callable[[Side, Side], float] | None = None,
 ) -> Measure:  # fmt: skip
     """A measure whose interval, unless given, comes from halves of the samples, and whose null from shuffling them."""
@@ -322,12 +322,12 @@ def _measure(
     def halves(first: Side, second: Side, value: float, rounds: int, seed: int) -> Interval:
         return subsampled(compare, first, second, value, rounds, seed)
 
-    def null(first: Side, second: Side, rounds: int, seed: int) -> np.ndarray:
+    def shuffled(first: Side, second: Side, rounds: int, seed: int) -> np.ndarray:
         return permuted(compare, first, second, rounds, seed)
 
     return Measure(
         name, metric or name, kind, symmetric, values, source, estimator, definition, invariances, compare,
-        interval or halves, null, first_side, second_side, part, chance=chance,
+        interval or halves, null or shuffled, second_side, part, chance=chance,
     )  # fmt: skip
 
 
@@ -346,7 +346,7 @@ _EVERY = (
     _measure(
         "procrustes_distance", "distance", "[0, √2]", "Schönemann 1966; Ding et al. 2021", "all kept components",
         "What is left between two layers, each of norm 1, after the best rotation of the one onto the other.",
-        _SIMILAR, procrustes_distance, interval=_procrustes_interval,
+        _SIMILAR, procrustes_distance, interval=_procrustes_interval, null=permuted_procrustes,
     ),
     *(shape_measure(alpha) for alpha in (0.0, 0.5, 1.0)),
     *(rsa_measure(distance, compared) for distance in ("correlation", "euclidean") for compared in ("spearman", "pearson", "cosine")),

@@ -25,9 +25,9 @@ from stratascope.tasks.representation.decomposition import (
 )
 from stratascope.tasks.representation.features import chosen_rows, read_features
 from stratascope.tasks.representation.gram_products import Kernel, cka_error_bound, cka_matrix
-from stratascope.tasks.representation.resampling import bootstrap_counts, percentile_interval, permutation_p
+from stratascope.tasks.representation.resampling import percentile_interval, permutation_p
 from stratascope.tasks.representation.similarity_measures import NOISE, Measure
-from stratascope.tasks.representation.similarity_resampling import Interval, WeightedKernel
+from stratascope.tasks.representation.similarity_resampling import Interval, WeightedKernel, drawn
 from stratascope.tasks.representation.similarity_sides import Side
 
 _CACHED_BYTES = 192 << 20
@@ -195,7 +195,7 @@ class Pairs:
         most = max(4, _CACHED_BYTES // (n * (4 * n + 12 * self.rounds)))
         while len(self._held) >= most:
             self._held.popitem(last=False)
-        weights = bootstrap_counts(n, self.rounds, self.seed)
+        weights = drawn(n, self.rounds, self.seed)
         self._held[item.key] = WeightedKernel(self._kernel(item), weights, self.measure.debiased)
         return self._held[item.key]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
@@ -19,6 +20,12 @@ from stratascope.tasks.representation.similarity_sides import Side
 
 Interval = tuple[float, float]
 Compare = Callable[[Side, Side], float]
+
+
+@lru_cache(maxsize=4)
+def drawn(samples: int, rounds: int, seed: int) -> np.ndarray:
+    """`bootstrap_counts`, remembered: all pairs of an analysis are drawn alike."""
+    return bootstrap_counts(samples, rounds, seed)
 
 
 class WeightedKernel:
@@ -61,12 +68,15 @@ class WeightedKernel:
         p1, p2, p3, p4 = ((once**power).sum(0) for power in (1, 2, 3, 4))
         two, three = p1**2 - p2, p1**3 - 3 * p1 * p2 + 2 * p3
         four = p1**4 - 6 * p1**2 * p2 + 3 * p2**2 + 8 * p1 * p3 - 6 * p4
-        return pairs / two - 2 * (once * triples).sum(0) / three + fours / four
+        # Of very few samples a round can hold too few that differ.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            statistic: np.ndarray = pairs / two - 2 * (once * triples).sum(0) / three + fours / four
+        return np.where(four > 0, statistic, np.nan)
 
     def cka(self, other: WeightedKernel) -> np.ndarray:
         """float64 (round,): NaN where one side's own criterion is not above 0."""
-        product = np.where((self.own > 0) & (other.own > 0), self.own * other.own, np.nan)
-        found: np.ndarray = self.hsic(other) / np.sqrt(product)
+        both = (self.own > 0) & (other.own > 0)
+        found: np.ndarray = self.hsic(other) / np.sqrt(np.where(both, self.own * other.own, np.nan))
         return found
 
 
@@ -74,7 +84,7 @@ def cka_interval(kernels: tuple[Kernel, Kernel], debiased: bool, rounds: int, se
     """The 95 % bootstrap interval of CKA."""
     if rounds < 2:
         return float("nan"), float("nan")
-    weights = bootstrap_counts(kernels[0].n, rounds, seed)
+    weights = drawn(kernels[0].n, rounds, seed)
     first, second = (WeightedKernel(kernel, weights, debiased) for kernel in kernels)
     return percentile_interval(first.cka(second))
 
@@ -85,13 +95,49 @@ def procrustes_rounds(first: Side, second: Side, weights: np.ndarray) -> np.ndar
     The nuclear norm is taken to first order in the weights (its derivative is the product of the singular vectors:
     Watson 1992), the norms and means exactly. What is neglected makes the cosine smaller, never larger.
     """
-    left, _, right = np.linalg.svd(first.scores.T @ second.scores, full_matrices=False)
-    x, y = first.scores @ left, second.scores @ right.T
+    x, y = _aligned(first.scores.astype(np.float32), second.scores.astype(np.float32))
     n, once = first.n, weights.astype(np.float64)
     nuclear = once @ (x * y).sum(1) - ((once @ x) * (once @ y)).sum(1) / n
     sizes = [once @ (side.scores**2).sum(1) - ((once @ side.scores) ** 2).sum(1) / n for side in (first, second)]
-    found: np.ndarray = nuclear / np.sqrt(sizes[0] * sizes[1])
+    # Of very few samples a round can hold one sample only, which is no shape.
+    whole = np.sqrt(np.maximum(sizes[0], 0) * np.maximum(sizes[1], 0))
+    found: np.ndarray = np.divide(nuclear, whole, out=np.full(len(whole), np.nan), where=whole > 1e-12 * first.size * second.size)  # fmt: skip
     return np.clip(found, 0.0, 1.0)
+
+
+def _aligned(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both sides (sample, component), as float64, along the singular vectors of first' second; directions of rounding are left out."""
+    from scipy.linalg import eigh
+
+    if first.shape[1] < second.shape[1]:
+        y, x = _aligned(second, first)
+        return x, y
+    cross = (first.T @ second).astype(np.float64)
+    squares, right = eigh(cross.T @ cross)
+    kept = squares > 1e-12 * squares[-1]
+    right = right[:, kept]
+    left = cross @ right / np.sqrt(squares[kept])
+    x, y = first @ left.astype(first.dtype), second @ right.astype(second.dtype)
+    return x.astype(np.float64), y.astype(np.float64)
+
+
+def permuted_procrustes(first: Side, second: Side, rounds: int, seed: int) -> np.ndarray:
+    """Procrustes distances (round,) with the samples of the second side shuffled.
+
+    From the squares of the singular values, to about 1e-5: shuffled samples are never near, where that would count.
+    """
+    from scipy.linalg import eigvalsh
+
+    small, large = sorted((first, second), key=lambda side: side.scores.shape[1])
+    x, y = (side.scores.astype(np.float32) for side in (small, large))
+    cosines = []
+    for order in permutations(first.n, rounds, seed):
+        # Which of the two is shuffled makes no difference, but the inverse order shuffles the other one alike.
+        order = np.argsort(order) if large is first else order
+        cross = (x.T @ y[order]).astype(np.float64)
+        squares = eigvalsh(cross @ cross.T)
+        cosines.append(np.sqrt(np.maximum(squares, 0)).sum() / (first.size * second.size))
+    return np.sqrt(np.maximum(0.0, 2.0 - 2.0 * np.asarray(cosines)))
 
 
 def subsampled(compare: Compare, first: Side, second: Side, value: float, rounds: int, seed: int) -> Interval:

@@ -10,6 +10,8 @@ import numpy as np
 from stratascope.errors import DoesNotApply
 from stratascope.tasks.representation.decomposition import Decomposition, decompose
 
+_LEAST_DISTANCE = 1e-6
+"""Samples that are nearer to each other, as a share of their root mean square distance from the centre, are equal."""
 _LEAST_VARIANCE = 1e-10
 """Directions with a smaller share of the largest variance are rounding errors, and span nothing."""
 
@@ -117,11 +119,11 @@ class Side:
     def distances(self) -> np.ndarray:
         """float32 (pair,): Euclidean distances of all pairs of samples, row by row as in `scipy.spatial.distance`."""
         found = np.empty(self.n * (self.n - 1) // 2, np.float32)
-        start = 0
+        start, least = 0, _LEAST_DISTANCE**2 * self.squared.mean()
         for row in range(0, self.n, 64):
             products = self.scores[row : row + 64] @ self.scores[row:].T
             block = self.squared[row : row + 64, None] + self.squared[None, row:] - 2 * products
-            for number, line in enumerate(np.sqrt(np.maximum(block, 0))):
+            for number, line in enumerate(np.sqrt(np.where(block > least, block, 0))):
                 found[start : start + len(line) - number - 1] = line[number + 1 :]
                 start += len(line) - number - 1
         return found

@@ -70,7 +70,7 @@ DECLARED = [
     (name, kind, place)
     for name, measure in MEASURES.items()
     for kind in INVARIANCES
-    for place, more in enumerate((measure.first_side, measure.second_side))
+    for place, more in enumerate((frozenset(), measure.second_side))
     if kind in measure.invariances | more
 ]
 UNDECLARED = [
