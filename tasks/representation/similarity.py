@@ -188,6 +188,8 @@ def _compare(here: _Probe) -> None:
         items = _read(here, layer)
         for name, pairs in every.items():
             _over_steps(here, pairs, items, found[name], number)
+        # Or this layer would still be held while the next one is read.
+        del items
     steps, layers = np.asarray(here.steps, np.int64), np.asarray(here.layers)
     here.findings.arrays[f"{here.place}/step"] = NamedArray(("step",), steps, {"probe": here.probe})
     here.findings.arrays[f"{here.place}/layer"] = NamedArray(("layer",), layers, {"probe": here.probe})
