@@ -10,6 +10,9 @@ import numpy as np
 
 from stratascope.tasks.representation.distances import Neighbours
 
+NEGLIGIBLE = 1e-13
+"""A squared distance below this share of the squared norms is rounding: features are float32."""
+
 
 @dataclass(frozen=True)
 class Grouping:
@@ -113,8 +116,10 @@ class ClassMoments:
         total = np.bincount(places, counted, minlength=len(grouping.values))
         means = (grouping.membership(counted, places) @ centred) / total[:, None]
         overlap = centred @ means.T
-        away = squared[:, None] - 2.0 * overlap + np.einsum("ij,ij->i", means, means)[None]
-        return cls(counted, places, total, means, overlap, np.clip(away, 0.0, None))
+        sizes = squared[:, None] + np.einsum("ij,ij->i", means, means)[None]
+        away = sizes - 2.0 * overlap
+        away[away <= NEGLIGIBLE * sizes] = 0.0
+        return cls(counted, places, total, means, overlap, away)
 
     @cached_property
     def own_squared_distance(self) -> np.ndarray:

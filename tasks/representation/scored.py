@@ -41,11 +41,11 @@ def bootstrap_interval(
     says nothing about how sure the number is. Efron 1987 calls for some such correction.
     """
     found = np.asarray(rounds, np.float64)
-    if not len(found) or not math.isfinite(value):
-        return Interval()
     sound = found[np.isfinite(found)]
-    low, high = percentile_interval(sound - sound.mean() + value) if len(sound) else (math.nan, math.nan)
-    return Interval(*np.clip((low, high), *ends), f"95 % bootstrap, {len(found)} rounds")
+    if not len(sound) or not math.isfinite(value):
+        return Interval()
+    low, high = percentile_interval(sound - sound.mean() + value)
+    return Interval(_cut(low, ends), _cut(high, ends), f"95 % bootstrap, {len(found)} rounds")
 
 
 def halves_interval(
@@ -56,9 +56,12 @@ def halves_interval(
     if not len(found) or not math.isfinite(value):
         return Interval()
     low, high = subsample_interval(value, found)
-    return Interval(
-        max(low, floor), max(high, floor), f"95 % from halves without replacement, {len(found)} rounds"
-    )
+    how = f"95 % from halves without replacement, {len(found)} rounds"
+    return Interval(_cut(low, ends), _cut(high, ends), how)
+
+
+def _cut(value: float, ends: tuple[float, float]) -> float:
+    return float(np.clip(value, *ends))
 
 
 def scored_row(
