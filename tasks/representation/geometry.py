@@ -83,11 +83,12 @@ def compute(context: CheckpointContext, options: GeometryOptions) -> Findings:
             elif reason := degenerate(item.values, least=4):
                 findings.rows += [item.refusal(metric, reason) for metric in _REFUSED]
             else:
-                _measure(item, options, context.subject.task, findings)
+                measure(item, options, context.subject.task, findings)
     return findings
 
 
-def _measure(features: Features, options: GeometryOptions, task: str, findings: Findings) -> None:
+def measure(features: Features, options: GeometryOptions, task: str, findings: Findings) -> None:
+    """Add all rows and arrays of one layer, whose features are finite and not constant."""
     centred = centred_values(features.values)
     spectrum = Spectrum.of(centred)
     variances = spectrum.variances[: min(centred.shape[1], len(centred) - 1)]

@@ -112,7 +112,7 @@ def _spectra(view: View, probe: str, layer: str) -> Iterator[Figure]:
         numbers,
         key=figure_key("spectra", probe, layer),
         title=f"Singular values of {shown(layer)}, probe {probe}",
-        svg=spectra(found, "standard deviation along the component"),
+        svg=spectra(found, "standard deviation"),
         run=view.run,
         layer=layer,
         probe=probe,

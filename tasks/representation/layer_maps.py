@@ -90,15 +90,16 @@ def _newest(grid: np.ndarray, layers: Sequence[str], steps: Sequence[int]) -> di
 
 
 def _sureness(view: View, rows: pd.DataFrame, kind: LayerMap, probe: str) -> dict[str, Any]:
-    """How many samples, how wide the widest interval is, and how many cells have no number."""
-    halves = (rows["high"] - rows["low"]).to_numpy(float) / 2
+    """How many samples, how wide the newest step's widest interval is, and how many cells have no number."""
+    newest = rows[rows["step"] == rows["step"].max()]
+    halves = (newest["high"] - newest["low"]).to_numpy(float) / 2
     found = halves[np.isfinite(halves)]
     every = view.rows
     of_kind = (every["metric"] == kind.metric) & (every["probe"] == probe) & (every["part"] == kind.part)
     empty = int((of_kind & (every["status"] != "ok")).sum())
     return {
         "n": int(rows["n"].max()),
-        "margin": f"± {found.max():.2g} at most" if len(found) else "not known: no resampling was asked for",
+        "margin": f"± {found.max():.2g} at most there" if len(found) else "not known: no resampling was asked for",
         "empty": "every cell has a number"
         if not empty
         else f"{empty} cells are empty, the table of findings says why",

@@ -103,7 +103,12 @@ def compute(context: CheckpointContext, options: SeparationOptions) -> Findings:
             elif reason := _unfit(context, item):
                 findings.rows += [item.refusal(metric, reason) for metric in _REFUSED]
             else:
-                _Layer(item, networks[item.probe], options).file(findings)
+                network = networks[item.probe]
+                LayerScores(item, options, network.decisions, network.weights_after(item.layer)).file(findings)
+    for name, network in networks.items():
+        if network.last_layer is None:
+            reason = "the network has no linear layer, or what enters it is not stored"
+            findings.rows.append(Row("nc3", probe=name, status="does_not_apply", reason=reason))
     return findings
 
 
@@ -125,6 +130,8 @@ class _Network:
     context: CheckpointContext
     options: SeparationOptions
     probe: str
+    outputs: int = 0
+    """How many there are, once they have been read."""
 
     @cached_property
     def decisions(self) -> np.ndarray | str:
@@ -138,10 +145,12 @@ class _Network:
         except StoreError:
             return "the network's outputs are not stored"
         assert shown.targets is not None
-        if outputs.ndim != 2 or outputs.shape[1] <= int(shown.targets.max()):
+        classes = shown.targets.min(), shown.targets.max()
+        if outputs.ndim != 2 or classes[0] < 0 or outputs.shape[1] <= classes[1]:
             return "the network has no output for each class"
         if not np.isfinite(outputs).all():
             return "some outputs of the network are not finite"
+        self.outputs = outputs.shape[1]
         return outputs.argmax(1).astype(np.int64)
 
     @cached_property
@@ -152,19 +161,37 @@ class _Network:
         except DoesNotApply:
             return None
 
-    @cached_property
-    def weights(self) -> np.ndarray:
-        """float64 (class, feature): the weights of that layer."""
-        assert self.last_layer is not None
-        module = self.context.network().get_submodule(self.last_layer.removesuffix(":input").partition("#")[0])
+    def weights_after(self, layer: str) -> np.ndarray | str | None:
+        """float64 (class, feature): the last linear layer's weights where the features of `layer` enter it.
+
+        None for every other layer; the reason where they do not belong to the classes.
+        """
+        if layer != self.last_layer or self.last_layer is None:
+            return None
+        if isinstance(self.decisions, str):
+            return self.decisions
+        module = self.context.network().get_submodule(layer.removesuffix(":input").partition("#")[0])
         weights: np.ndarray = module.weight.detach().cpu().double().numpy()  # type: ignore[operator, union-attr]
+        if len(weights) != self.outputs:
+            return f"the last linear layer has {len(weights)} units, the network {self.outputs} outputs"
         return weights
 
 
-class _Layer:
-    """The scores of one layer: distances, neighbours and class moments are found once and shared by all."""
+class LayerScores:
+    """The scores of one layer: distances, neighbours and class moments are found once and shared by all.
 
-    def __init__(self, features: Features, network: _Network, options: SeparationOptions) -> None:
+    `decisions` (sample,) are the classes that the network decides for, `weights` (class, feature) those that these
+    features meet in the last linear layer; a text in place of either says why there are none. Raises nothing; the
+    features must be finite and have two or more classes of two samples.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        options: SeparationOptions,
+        decisions: np.ndarray | str,
+        weights: np.ndarray | str | None,
+    ) -> None:
         assert features.classes is not None
         kept = with_company(features.classes)
         self.features = replace(
@@ -173,7 +200,7 @@ class _Layer:
             targets=features.classes[kept],
             sample_id=features.sample_id[kept],
         )
-        self.network, self.options = network, options
+        self.options = options
         self.grouping = Grouping.of(features.classes[kept])
         self.centred = centred_values(self.features.values)
         self.squared = np.einsum("ij,ij->i", self.centred, self.centred)
@@ -185,27 +212,25 @@ class _Layer:
         self.parts = [class_part(int(value), features.class_names) for value in self.grouping.values]
         left_out = len(np.unique(features.classes)) - len(self.grouping.values)
         self.about = f"classes={len(self.parts)}" + (f";left_out={left_out} with one sample" if left_out else "")
-        self.decisions, self.no_decisions = self._decisions(kept)
-        self.weights, self.no_weights = self._weights()
+        self.decisions: np.ndarray | None = None
+        self.no_decisions = decisions if isinstance(decisions, str) else ""
+        if not isinstance(decisions, str):
+            self.decisions = self._places(decisions[kept])
+        self.weights: np.ndarray | None = None
+        self.no_weights = weights if isinstance(weights, str) else ""
+        if isinstance(weights, np.ndarray) and weights.shape[1] != self.centred.shape[1]:
+            self.no_weights = (
+                f"the last linear layer takes {weights.shape[1]} features, here are {self.centred.shape[1]}"
+            )
+        elif isinstance(weights, np.ndarray):
+            self.weights = weights[self.grouping.values]
 
-    def _decisions(self, kept: np.ndarray) -> tuple[np.ndarray | None, str]:
-        decided = self.network.decisions
-        if isinstance(decided, str):
-            return None, decided
+    def _places(self, decided: np.ndarray) -> np.ndarray:
+        """The places (sample,) of classes `decided` (sample,) among those that have samples, -1 for one that has none."""
         places = np.full(int(max(decided.max(), self.grouping.values.max())) + 1, -1)
         places[self.grouping.values] = np.arange(len(self.grouping.values))
-        return places[decided[kept]], ""
-
-    def _weights(self) -> tuple[np.ndarray | None, str]:
-        """The last linear layer's weights (class, feature), where these features are what enters it."""
-        if self.features.layer != self.network.last_layer:
-            return None, ""
-        if self.no_decisions:
-            return None, self.no_decisions
-        weights = self.network.weights
-        if weights.shape[1] != self.centred.shape[1] or len(weights) <= self.grouping.values.max():
-            return None, f"the last linear layer's weights {weights.shape} do not fit classes and features"
-        return weights[self.grouping.values], ""
+        found: np.ndarray = places[decided]
+        return found
 
     def file(self, findings: Findings) -> None:
         """Add all rows and arrays of the layer."""

@@ -50,7 +50,7 @@ def draw(view: View, options: Any) -> Iterator[Figure]:
 def _profile(view: View, probe: str) -> Iterator[Figure]:
     from stratascope.tasks.report.profiles import layer_profile
 
-    wanted = {"neighbours' votes, fraction right": ("knn_accuracy", _FEATURES), "silhouette": ("silhouette", "")}
+    wanted = {"votes, fraction right": ("knn_accuracy", _FEATURES), "silhouette": ("silhouette", "")}
     found = newest_by_layer(view, wanted, probe)
     if found is None:
         return
@@ -59,14 +59,14 @@ def _profile(view: View, probe: str) -> Iterator[Figure]:
     values = np.array(columns[name][0])
     null = view.metric("knn_accuracy", part=f"{_FEATURES};null=permuted", probe=probe)
     chance = null[null["step"] == step]["value"]
-    mark = {"votes with permuted labels": float(chance.mean())} if len(chance) else {}
+    mark = {"votes by chance": float(chance.mean())} if len(chance) else {}
     raw = values[layers.index(INPUT)] if INPUT in layers else np.nan
     better = [layer for layer, value in zip(layers, values, strict=True) if layer != INPUT and value > raw]
     place = int(np.nanargmax(values))
     numbers = {
         "n": int(table["n"].max()), "step": step, "best": shown(layers[place]), "value": float(values[place]),
         "first": f"{shown(better[0])} is the first layer above the raw inputs' {raw:.3f}" if better else "no layer is above the raw inputs" if np.isfinite(raw) else "the raw inputs were not measured",
-        "chance": f"permuted labels give {mark['votes with permuted labels']:.3f}" if mark else "chance was not measured",
+        "chance": f"permuted labels give {mark['votes by chance']:.3f}" if mark else "chance was not measured",
     }  # fmt: skip
     yield worded(
         _WORDS["profile"],
@@ -128,7 +128,6 @@ def _collapse(view: View, probe: str) -> Iterator[Figure]:
         title=f"Neural collapse of {shown(layer)}, probe {probe}",
         svg=panels(charts),
         run=view.run,
-        layer=layer,
         probe=probe,
         table=table_of(chosen[chosen["status"] == "ok"], columns),
     )
@@ -233,7 +232,7 @@ def _cosines(view: View, probe: str, layer: str) -> Iterator[Figure]:
 
 _WORDS: dict[str, dict[str, str]] = {
     "profile": {
-        "shows": "For every layer, at the newest step, how often a sample's nearest neighbours vote for its class, and the silhouette; bars are 95 % intervals.",
+        "shows": "For every layer, at the newest step, how often a sample's nearest neighbours vote for its class, and the silhouette; bars are 95 % intervals, the dashed line is what votes give when labels are permuted.",
         "reading": "Read downwards along the network. Where points move right of those of the raw inputs, the network has made telling the classes easier than the data alone does.",
         "caution": "At step {step}, over {n} samples, {best} is highest with {value:.3f}; {first}; {chance}. Neighbours see Euclidean distances only.",
         "audience": "For everyone who asks where in the network the classes come apart.",
