@@ -1,0 +1,131 @@
+"""How long the measures of one layer at one checkpoint take: n = 2,000 samples, d = 512 features, one thread.
+
+`python benchmarks/representations.py` writes medians with their spread to `results/representations.json`. Each case is a
+process of its own, rounds are interleaved. A case is a function in `CASES` that measures one group of measures: it makes
+what it needs first and returns what is to be timed. To add a group, write one such function and list it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+from measuring import in_own_process, interleaved, measured, summary, write_results
+
+SAMPLES, FEATURES, CLASSES = 2000, 512, 10
+ROUNDS = 200
+LIMITS = {0: 2.0, ROUNDS: 20.0}
+"""Seconds that a group may take, by rounds of resampling."""
+
+Work = Callable[[], Any]
+
+
+def layer() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features (sample, feature) with classes that overlap and a falling spectrum, classes, and outputs (sample, class)."""
+    generator = np.random.default_rng(0)
+    classes = np.arange(SAMPLES) % CLASSES
+    sizes = np.arange(1, FEATURES + 1) ** -0.5
+    centres = generator.normal(size=(CLASSES, FEATURES)) * sizes
+    values = centres[classes] + generator.normal(size=(SAMPLES, FEATURES)) * sizes
+    outputs = generator.normal(size=(SAMPLES, CLASSES)) + 3 * np.eye(CLASSES)[classes]
+    return values.astype(np.float32), classes, outputs
+
+
+def features() -> Any:
+    """That layer as an analysis reads it."""
+    from stratascope.tasks.representation.features import Features
+
+    values, classes, _ = layer()
+    names = tuple(map(str, range(CLASSES)))
+    return Features("test", "layer", values, classes, np.arange(SAMPLES), names)
+
+
+def separation(rounds: int) -> Work:
+    """All scores of separation and neural collapse, with as many permutations as rounds of resampling."""
+    from stratascope.tasks.analysis import Findings
+    from stratascope.tasks.representation.separation import LayerScores, SeparationOptions
+
+    item = features()
+    decisions = layer()[2].argmax(1)
+    weights = np.random.default_rng(1).normal(size=(CLASSES, FEATURES))
+    options = SeparationOptions(bootstrap=rounds, permutations=rounds)
+    return lambda: LayerScores(item, options, decisions, weights).file(Findings())
+
+
+def geometry(rounds: int) -> Work:
+    """Spectrum, intrinsic dimension, anisotropy, class clouds and hubs."""
+    from stratascope.tasks.analysis import Findings
+    from stratascope.tasks.representation.geometry import GeometryOptions, measure
+
+    item = features()
+    return lambda: measure(item, GeometryOptions(bootstrap=rounds), "classification", Findings())
+
+
+def scikit_learn(rounds: int) -> Work:
+    """Beside them: scikit-learn's silhouette, Davies-Bouldin index and leave-one-out votes, without any interval."""
+    from sklearn.metrics import davies_bouldin_score, silhouette_score
+    from sklearn.neighbors import NearestNeighbors
+
+    values, classes, _ = layer()
+
+    def work() -> None:
+        silhouette_score(values, classes)
+        davies_bouldin_score(values, classes)
+        near = NearestNeighbors(n_neighbors=15, algorithm="brute").fit(values).kneighbors(return_distance=False)
+        np.apply_along_axis(np.bincount, 1, classes[near], minlength=CLASSES).argmax(1)
+
+    return work
+
+
+CASES: dict[str, tuple[Callable[[int], Work], tuple[int, ...]]] = {
+    "separation": (separation, (0, ROUNDS)),
+    "geometry": (geometry, (0, ROUNDS)),
+    "scikit-learn: three of separation's scores": (scikit_learn, (0,)),
+}
+"""The groups, and with how many rounds of resampling each is measured."""
+
+
+def one_case(case: str) -> dict[str, Any]:
+    """One group once, in this process, on one thread; a first call on other data has loaded what is loaded late."""
+    from threadpoolctl import threadpool_limits
+
+    name, _, rounds = case.rpartition(", rounds ")
+    work = CASES[name][0](int(rounds))
+    with threadpool_limits(limits=1):
+        CASES[name][0](0)()
+        return measured(work)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", help="groups whose name begins so")
+    parser.add_argument("--case")
+    options = parser.parse_args()
+    if options.case:
+        print(json.dumps(one_case(options.case)))
+        return
+    chosen = {name: item for name, item in CASES.items() if name.startswith(options.only or "")}
+    cases = [f"{name}, rounds {rounds}" for name, (_, every) in chosen.items() for rounds in every]
+    runs = interleaved(options.rounds, cases, lambda case: in_own_process(__file__, "--case", case))
+    table = {
+        case: {
+            "seconds": summary(found), "processor seconds": summary(found, "processor_seconds"),
+            "peak megabytes": max(item["peak_bytes"] for item in found) / 1e6,
+            "limit in seconds": LIMITS[int(case.rpartition(" ")[2])],
+        }
+        for case, found in runs.items()
+    }  # fmt: skip
+    setting = f"n = {SAMPLES}, d = {FEATURES}, {CLASSES} classes, float32, one thread, one layer of one checkpoint"
+    write_results("representations", {"setting": setting, "rounds": options.rounds, "cases": table})
+
+
+if __name__ == "__main__":
+    main()
