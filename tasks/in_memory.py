@@ -165,6 +165,10 @@ class _LittleAudit:
             )  # fmt: skip
 
     def result(self, analysis: Analysis, options: dict[str, Any], has_weights: bool) -> InMemoryResult:
+        for below in analysis.builds_on:
+            for file in self.files:
+                unit = Unit("checkpoint", _RUN, file.step or 0, below)
+                self._do(Assignment(unit, below, {}, (self.subject,), (file,)))
         places = (
             [(Unit("series", _RUN, -1, analysis.name), tuple(self.files))]
             if analysis.scope == "series"
