@@ -108,9 +108,9 @@ def _marks(
 
 def _told(view: View, probe: str) -> str:
     """What became of the search for change points, in words."""
-    every = view.rows[(view.rows["metric"] == "change_point_step") & (view.rows["probe"] == probe)]
+    every = view.rows[(view.rows["metric"] == "change_point_count") & (view.rows["probe"] == probe)]
     every = every[every["layer"] != ""]
-    found = every[every["status"] == "ok"]
+    found = every[every["value"] > 0]
     if len(found):
         worst = view.metric("change_point_p_value", probe=probe)
         worst = worst[worst["layer"] != ""]
@@ -119,8 +119,10 @@ def _told(view: View, probe: str) -> str:
             f"New levels were found in {count} of {every['layer'].nunique()} layers, the least sure with p = "
             f"{worst['value'].max():.2g}; a slow slope passes for such changes too"
         )
-    reasons = every["reason"].value_counts()
-    return f"No mark is drawn: {reasons.index[0]}" if len(reasons) else "No change of level was looked for"
+    refused = every.loc[every["status"] != "ok", "reason"]
+    if len(refused) == len(every):
+        return f"No mark is drawn: {refused.iloc[0]}" if len(refused) else "No change of level was looked for"
+    return f"No mark is drawn: none of the {len(every) - len(refused)} curves has a change of level beyond chance"
 
 
 def _ranking(view: View, probe: str, measure: str, leads: bool) -> Figure | None:
@@ -268,7 +270,7 @@ def _transitions(view: View, probe: str) -> Figure | None:
 
     labels = {
         "newly_right_fraction": "newly right", "newly_wrong_fraction": "newly wrong",
-        "changed_wrong_fraction": "wrong, then wrong otherwise",
+        "changed_wrong_fraction": "wrong otherwise",
     }  # fmt: skip
     rows, series, bands = _together(view, probe, labels)
     if not series:

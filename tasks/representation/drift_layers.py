@@ -153,14 +153,12 @@ def change_rows(
     steps: list[int], values: np.ndarray, of: str, options: DriftOptions, where: dict[str, Any]
 ) -> Iterator[Row]:
     """The changes of level of the curve called `of`, `values` (step,) at `steps`: where, how far, and how sure."""
-    reason = unsuited(values)
-    found = [] if reason else changes(values, options.penalty, options.level, options.permutations, options.seed)
-    if not found:
-        reason = reason or "no change of level is beyond chance"
-        yield Row(
-            "change_point_step", part=f"of={of}", n=len(values), status="does_not_apply", reason=reason, **where
-        )
+    curve = {**where, "part": f"of={of}", "n": len(values)}
+    if reason := unsuited(values):
+        yield Row("change_point_count", status="does_not_apply", reason=reason, **curve)
         return
+    found = changes(values, options.penalty, options.level, options.permutations, options.seed)
+    yield Row("change_point_count", len(found), **curve)
     used = f"penalty={options.penalty:g} log n;least segment 2"
     for number, change in enumerate(found, 1):
         about: dict[str, Any] = {**where, "part": f"of={of};number={number}", "n": len(values), "convention": used}

@@ -18,7 +18,7 @@ from stratascope.tasks.representation.drift_words import MOSAIC_WORDS as _WORDS
 from stratascope.tasks.representation.forgetting import transitions
 from stratascope.tasks.representation.pictures import figure_key, worded
 
-_SHOWN_NEIGHBOURS = 4
+_SHOWN_NEIGHBOURS = 3
 _TITLES = {
     "forgotten": "Samples that were forgotten most", "newly_right": "Samples that became right at the end",
     "newly_wrong": "Samples that became wrong at the end",
@@ -156,40 +156,31 @@ def _neighbours(view: View, probe: Probe, layer: str, arrays: dict[str, np.ndarr
     )
     pictured = _pictures(view, probe, rows[chosen[:1]]) is not None
 
-    def tile(sample: int, second: str = "", frame: str = "") -> Tile:
+    def tile(sample: int, second: str, frame: str = "") -> Tile:
         found = _pictures(view, probe, rows[[sample]])
         name = str(identities[sample])
         label = class_label(probe, int(classes[rows[sample]])) if classes is not None else name
-        head = shortened(label if pictured else name, 11)
-        rest = second or ("" if pictured or classes is None else shortened(label, 11))
-        lines = [(head, frame or INK)] + ([(rest, INK)] if rest else [])
-        return Tile(tuple(lines), found[0] if found else None, frame)
+        head = (
+            shortened(label, 12) if pictured or classes is None else f"{shortened(name, 9)}: {shortened(label, 9)}"
+        )
+        return Tile(((head, frame or INK), (second, INK)), found[0] if found else None, frame)
 
     width = min(_SHOWN_NEIGHBOURS, before.shape[1])
     tiles: list[Tile | None] = []
-    table: dict[str, list[Any]] = {
-        name: [] for name in ("sample_id", "churn", "step", "rank", "neighbour", "replaced")
-    }
     for sample in chosen:
         for step, mine, others in ((steps[-2], before, after), (steps[-1], after, before)):
-            own = f"step {plain_step(step)}"
-            tiles.append(tile(int(sample), own))
-            for rank in range(before.shape[1]):
-                neighbour = int(mine[sample, rank])
-                replaced = neighbour not in others[sample]
-                if rank < width:
-                    tiles.append(tile(neighbour, frame=COLOURS[1] if replaced else ""))
-                for name, value in (
-                    ("sample_id", str(identities[sample])), ("churn", float(churn[-1][sample])), ("step", int(step)),
-                    ("rank", rank + 1), ("neighbour", str(identities[neighbour])), ("replaced", bool(replaced)),
-                ):  # fmt: skip
-                    table[name].append(value)
+            tiles.append(tile(int(sample), f"step {plain_step(step)}"))
+            kept = np.isin(mine[sample], others[sample])
+            for rank in np.argsort(kept, kind="stable")[:width]:
+                frame = "" if kept[rank] else COLOURS[1]
+                tiles.append(tile(int(mine[sample, rank]), f"nearest no. {rank + 1}", frame))
+    table = _neighbour_table(identities, churn[-1], steps, chosen, before, after)
     whole = int((churn[-1] == 1).sum())
-    kept = _same_class(classes, rows, chosen, before), _same_class(classes, rows, chosen, after)
+    own = _same_class(classes, rows, chosen, before), _same_class(classes, rows, chosen, after)
     numbers = {
         "layer": layer, "k": before.shape[1], "width": width, "before": plain_step(steps[-2]),
         "after": plain_step(steps[-1]), "n": f"{len(rows):,}", "whole": f"{whole:,}", "shown": len(chosen),
-        "mean": f"{churn[-1].mean(dtype=np.float64):.2f}", "classes": kept[0] and f"{kept[0]} before and {kept[1]} after",
+        "mean": f"{churn[-1].mean(dtype=np.float64):.2f}", "classes": own[0] and f"{own[0]} before and {own[1]} after",
         "what": "picture" if pictured else "id",
     }  # fmt: skip
     if not numbers["classes"]:
@@ -199,6 +190,30 @@ def _neighbours(view: View, probe: Probe, layer: str, arrays: dict[str, np.ndarr
         title=f"Samples with new neighbours in {layer}, probe {probe.name}", svg=mosaic(tiles, width + 1), run=view.run,
         layer=layer, probe=probe.name, table=table,
     )  # fmt: skip
+
+
+def _neighbour_table(
+    identities: np.ndarray,
+    churn: np.ndarray,
+    steps: np.ndarray,
+    chosen: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+) -> dict[str, list[Any]]:
+    """Every neighbour of the chosen samples at both steps."""
+    table: dict[str, list[Any]] = {
+        name: [] for name in ("sample_id", "churn", "step", "rank", "neighbour", "at_this_step_only")
+    }
+    for sample in chosen:
+        for step, mine, others in ((steps[-2], before, after), (steps[-1], after, before)):
+            count = mine.shape[1]
+            table["sample_id"] += [str(identities[sample])] * count
+            table["churn"] += [float(churn[sample])] * count
+            table["step"] += [int(step)] * count
+            table["rank"] += list(range(1, count + 1))
+            table["neighbour"] += [str(identities[row]) for row in mine[sample]]
+            table["at_this_step_only"] += [bool(value) for value in ~np.isin(mine[sample], others[sample])]
+    return table
 
 
 def _same_class(classes: np.ndarray | None, rows: np.ndarray, chosen: np.ndarray, nearest: np.ndarray) -> str:

@@ -57,7 +57,8 @@ def file_predictions(
     try:
         path = prediction_path(contexts, probe, task, options.max_samples, options.seed)
     except DoesNotApply as reason:
-        findings.rows += refusals((*_OF_ALL, *_OF_TARGETS, "prediction_change"), str(reason), probe=name)
+        metrics = ("prediction_change",) if task == "regression" else (*_OF_ALL, *_OF_TARGETS)
+        findings.rows += refusals(metrics, str(reason), probe=name)
         return
     findings.rows += [
         Row("prediction_churn" if task != "regression" else "prediction_change", probe=name, step=step,
@@ -78,7 +79,6 @@ def file_predictions(
         findings.rows += refusals((*_OF_ALL, *_OF_TARGETS), reason_text, probe=name)
         return
     findings.rows += _churn(path, predicted, name, since)
-    findings.rows += refusals(("prediction_change",), "the task has classes; see prediction_churn", probe=name)
     try:
         targets = class_targets(probe, path.rows)
     except DoesNotApply as reason:
