@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _ESTIMATORS = {"cka": "debiased; 95 % bootstrap", "procrustes": "95 % bootstrap"}
 _FLOOR = 0.95
+_DIGITS = 9
 
 
 def file_layers(
@@ -130,8 +131,9 @@ def _rank_rows(
             sound = {layer: item for layer, item in found.items() if np.isfinite(item.value)}
             if len(sound) < 2:
                 continue
-            values = ranks(np.array([item.value for item in sound.values()]))
-            rounds = ranks(np.stack([item.rounds for item in sound.values()]))
+            # Layers that stand still differ by rounding, which gives them no order.
+            values = ranks(np.round([item.value for item in sound.values()], _DIGITS))
+            rounds = ranks(np.round([item.rounds for item in sound.values()], _DIGITS))
             for place, layer in enumerate(sound):
                 low, high = percentile_interval(rounds[place].astype(np.float64))
                 yield Row(
