@@ -24,6 +24,8 @@ def marked_heatmap(
     figure, _ = cells(values, rows, columns, label, "layer", "training step")
     axes = figure.axes[0]
     for (name, places), (shape, colour) in zip(marks.items(), _MARKS, strict=False):
+        if not places:
+            continue
         # The second kind is smaller, so that both can be seen in one cell.
         size = 62 if shape == "o" else 30
         axes.scatter(

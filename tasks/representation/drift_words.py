@@ -103,7 +103,7 @@ MOSAIC_WORDS: dict[str, dict[str, str]] = {
         "researcher": "Compare their number with that of the newly right: an exchange of many for many is churn, not learning.",
     },
     "churned": {
-        "shows": "Samples of which most of the {k} nearest neighbours in {layer} were replaced between the last two checkpoints: in each first row {width} of those at step {before}, in the row below {width} of those at step {after}.",
+        "shows": "The samples that had most of their {k} nearest neighbours in {layer} replaced between the last two checkpoints: in each first row {width} of those at step {before}, in the row below {width} of those at step {after}.",
         "reading": "The first {what} in each row is the sample, the others are neighbours of it, with their classes; orange ones, which come first, are among the {k} at that step only: lost in the upper row, new in the lower.",
         "caution": "In the mean {mean} of the neighbours were replaced, and for {whole} of {n} samples all; {shown} are shown, and not at random. The share of neighbours of the sample's own class is {classes}.",
         "audience": "For those who want to see what a layer takes for alike.",
