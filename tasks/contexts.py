@@ -228,6 +228,8 @@ class View:
     scope: str
     steps: tuple[int, ...]
     rows: pd.DataFrame
+    show_inputs: bool = True
+    """Whether pictures of the probe's samples may be drawn."""
 
     @cached_property
     def probes(self) -> dict[str, Probe]:

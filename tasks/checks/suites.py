@@ -85,6 +85,18 @@ _DRIFT = (
         name="output-drift", metric="accuracy", layer="", part="", severity="warn",
         change=ChangeSpec(against="history", max_growth=10, tolerance=0.1, beyond_interval=True),
     ),
+    CheckSpec(
+        name="layer-jump", metric="layer_movement", part="measure=cka;against=previous", severity="warn",
+        change=ChangeSpec(against="history", direction="up", max_growth=10, tolerance=0.2, beyond_interval=True),
+    ),
+    CheckSpec(
+        name="prediction-jump", metric="prediction_churn", layer="", part="", severity="warn",
+        change=ChangeSpec(against="history", direction="up", max_growth=10, tolerance=0.2, beyond_interval=True),
+    ),
+    CheckSpec(
+        name="mass-forgetting", metric="newly_wrong_fraction", layer="", part="", severity="warn",
+        change=ChangeSpec(against="history", direction="up", max_growth=10, tolerance=0.1, beyond_interval=True),
+    ),
 )  # fmt: skip
 
 _GENERALIZATION = (
@@ -130,6 +142,9 @@ REASONS: dict[str, str] = {
     "activation-drift": "The spread of a layer's outputs moves by more than a half, and ten times as far as ever.",
     "sparsity-drift": "The share of zeros moves by more than 0.2, and ten times as far as ever.",
     "output-drift": "Accuracy moves, either way, by more than 0.1 and its interval, and ten times as far as ever.",
+    "layer-jump": "From one checkpoint to the next a layer moves by 0.2 of CKA more than before, more than its interval, and this growth is ten times any earlier one.",
+    "prediction-jump": "The share of predictions that change from one checkpoint to the next grows by more than 0.2 and its interval, and ten times as far as ever.",
+    "mass-forgetting": "The share of samples that were right and are wrong grows by more than 0.1 and its interval, and ten times as far as ever: accuracy may hide it where others became right.",
     "accuracy-gap": "30 points between training and test: it knows its training data by heart.",
     "widening-gap": "By more than 10 points from one checkpoint to the next, and more than both intervals explain.",
     "gap-seen": "15 points between training and test are worth a note.",

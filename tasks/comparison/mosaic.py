@@ -11,18 +11,12 @@ from stratascope.storage.probes import Probe
 from stratascope.tasks.analysis import Figure
 from stratascope.tasks.comparison.samples import KINDS, class_targets
 from stratascope.tasks.comparison.words import WORDS
+from stratascope.tasks.report.mosaic import Tile, mosaic, pictures_of
 from stratascope.tasks.report.text import counted, shortened
 from stratascope.tasks.representation.pictures import worded
 
 if TYPE_CHECKING:
     from stratascope.tasks.comparison.drawing import Drawn
-
-_COLUMNS = 4
-_SIDE = 1.0
-"""Of a picture; what is written below it takes `_TEXT` of that."""
-_TEXT = 0.52
-_LONGEST = 96
-"""A picture of more pixels a side is shown with every second, third … of them."""
 
 
 def mosaic_figures(drawn: Drawn) -> Iterator[Figure]:
@@ -43,7 +37,7 @@ def mosaic_figures(drawn: Drawn) -> Iterator[Figure]:
         if rows is None or not len(rows):
             continue
         cards = [_card(probe, targets, sides, int(row)) for row in rows]
-        pictures = _pictures(probe, rows) if drawn.show_inputs else None
+        pictures = pictures_of(probe, rows) if drawn.show_inputs else None
         yield _figure(drawn, kind, cards, pictures, totals[kind], probe)
 
 
@@ -59,19 +53,6 @@ def _card(probe: Probe, targets: np.ndarray, sides: dict[str, Any], row: int) ->
         card[f"probability_{side}"] = float(sides["probability"][place][row])
         card[f"votes_{side}"] = float(sides["votes"][place][row])
     return card
-
-
-def _pictures(probe: Probe, rows: np.ndarray) -> list[np.ndarray] | None:
-    """uint8 (y, x) or (y, x, channel) of each of `rows`; None where the samples are no images."""
-    found = []
-    for row in rows:
-        picture = probe.pictures_at(slice(int(row), int(row) + 1))
-        if picture is None:
-            return None
-        stride = -(-max(picture.shape[1:3]) // _LONGEST)
-        picture = picture[0, ::stride, ::stride]
-        found.append(picture[:, :, 0] if picture.shape[2] == 1 else picture)
-    return found
 
 
 def _figure(
@@ -108,50 +89,22 @@ def _figure(
 
 def _mosaic(cards: Sequence[dict[str, Any]], pictures: list[np.ndarray] | None, labels: tuple[str, str]) -> str:
     """Pictures in rows of four, each with its true class and both answers; without pictures the words alone."""
-    from matplotlib.figure import Figure as Canvas
+    from stratascope.tasks.report.style import COLOURS, INK
 
-    from stratascope.tasks.report.style import COLOURS, INK, to_svg
-
-    side = _SIDE if pictures else 0.0
-    rows = -(-len(cards) // _COLUMNS)
-    inch = 1.6
-    height = rows * (side + _TEXT + 0.08)
-    canvas = Canvas(figsize=(_COLUMNS * (_SIDE + 0.12) * inch, height * inch), dpi=72)
-    # Each picture keeps its own pixels instead of becoming part of one that is resampled.
-    canvas.suppressComposite = True
-    axes = canvas.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, _COLUMNS * (_SIDE + 0.12)), ylim=(height, 0))
-    axes.axis("off")
+    tiles = []
     for number, card in enumerate(cards):
-        left = number % _COLUMNS * (_SIDE + 0.12) + 0.06
-        top = number // _COLUMNS * (side + _TEXT + 0.08) + 0.03
-        if pictures:
-            _place(axes, pictures[number], left, top, side)
-        below = top + side
         true = (
             f"true: {shortened(card['true'], 13)}"
             if pictures
             else f"{shortened(card['sample_id'], 9)}: {shortened(card['true'], 9)}"
         )
-        axes.text(left, below + 0.05, true, va="top", fontsize=10.5, color=INK, weight="bold")
-        for line, (label, key) in enumerate(zip(labels, "ab", strict=True)):
+        lines = [(true, INK)]
+        for label, key in zip(labels, "ab", strict=True):
             answer, chance = card[f"answer_{key}"], card[f"probability_{key}"]
-            right = answer == card["true"]
             text = f"{shortened(label, 7)}: {shortened(answer, 9)} · {_percent(chance)}"
-            axes.text(left, below + 0.2 + 0.135 * line, text, va="top", fontsize=9.5, color=COLOURS[2] if right else COLOURS[4])  # fmt: skip
-    return to_svg(canvas)
-
-
-def _place(axes: Any, picture: np.ndarray, left: float, top: float, side: float) -> None:
-    height, width = picture.shape[:2]
-    scale = side / max(height, width)
-    middle_x, middle_y = left + side / 2, top + side / 2
-    half_x, half_y = width * scale / 2, height * scale / 2
-    axes.imshow(
-        picture, cmap="gray", vmin=0, vmax=255, interpolation="none", aspect="auto",
-        extent=(middle_x - half_x, middle_x + half_x, middle_y + half_y, middle_y - half_y),
-    )  # fmt: skip
-    axes.set_xlim(0, _COLUMNS * (_SIDE + 0.12))
+            lines.append((text, COLOURS[2] if answer == card["true"] else COLOURS[4]))
+        tiles.append(Tile(tuple(lines), pictures[number] if pictures else None))
+    return mosaic(tiles)
 
 
 def _percent(chance: float) -> str:

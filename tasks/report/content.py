@@ -16,6 +16,7 @@ from stratascope.storage.units import Unit
 from stratascope.tasks.analysis import Analysis, Metric, discover
 from stratascope.tasks.comparison.page import comparison_names
 from stratascope.tasks.report.drawing import read_figures
+from stratascope.tasks.report.drifted import drift_sentences
 from stratascope.tasks.report.text import counted, joined, natural_order, plain_number, plain_step
 
 if TYPE_CHECKING:
@@ -171,7 +172,9 @@ class Content:
             ]
             if fresh:
                 sentences.append(f"Newly {status}: {joined(fresh, 5)}.")
-        return (sentences + self._moved()) if sentences else ["Nothing changed since the audit before."]
+        if not sentences:
+            return ["Nothing changed since the audit before."]
+        return [*sentences, *self._moved(), *drift_sentences(self.sound_rows)]
 
     def _moved(self) -> list[str]:
         """How the last checkpoint's accuracy differs from the one before; counted where there are many lines."""

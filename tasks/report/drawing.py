@@ -38,14 +38,17 @@ _WORDS = (
 
 
 @returning_memory
-def draw_analysis(store_path: str, run: str, name: str, options: dict[str, Any]) -> int:
-    """Draw all figures of one analysis of one run into the report's folder; returns how many there are."""
+def draw_analysis(store_path: str, run: str, name: str, options: dict[str, Any], show_inputs: bool = False) -> int:
+    """Draw all figures of one analysis of one run into the report's folder; returns how many there are.
+
+    Without `show_inputs` no sample is shown, only its id.
+    """
     store = Store.open(store_path)
     analysis = named(name)
     with store.snapshot():
         units = store.committed(run, name)
         steps = tuple(sorted(unit.step for unit in store.committed(run, "capture")))
-        view = View(store, run, name, analysis.scope, steps, store.rows(units))
+        view = View(store, run, name, analysis.scope, steps, store.rows(units), show_inputs)
     with drawing_folder(store, name, run) as report:
         figures = analysis.draw(view, analysis.options.model_validate(options)) if len(view.rows) else ()
         return write_figures(report, name, run, figures)

@@ -11,7 +11,7 @@ from stratascope.tasks.report.svg import COLOURS, INK, moving_frames, to_svg
 from stratascope.tasks.report.text import plain_number, plain_step, shortened
 
 __all__ = [
-    "COLOURS", "INK", "heatmap", "lines", "moving_frames", "moving_heatmap", "moving_points",
+    "COLOURS", "INK", "cells", "heatmap", "lines", "moving_frames", "moving_heatmap", "moving_points",
     "new_axes", "quiet", "step_axis", "to_svg",
 ]  # fmt: skip
 
@@ -161,7 +161,7 @@ def heatmap(
     values: np.ndarray, rows: Sequence[str], columns: Sequence[str], label: str, row_label: str, column_label: str
 ) -> str:
     """A matrix (row, column) as coloured cells with a scale, as SVG; cells without a number stay empty."""
-    figure, _ = _cells(values, rows, columns, label, row_label, column_label)
+    figure, _ = cells(values, rows, columns, label, row_label, column_label)
     return to_svg(figure)
 
 
@@ -175,13 +175,13 @@ def moving_heatmap(
     column_label: str,
 ) -> tuple[tuple[int, str], ...]:
     """A matrix for each step (step, row, column), as frames (step, svg) on one scale of colours."""
-    figure, picture = _cells(values[-1], rows, columns, label, row_label, column_label, values)
+    figure, picture = cells(values[-1], rows, columns, label, row_label, column_label, values)
     return moving_frames(
         figure, steps, [picture], lambda place: picture.set_data(np.ma.masked_invalid(values[place]))
     )
 
 
-def _cells(
+def cells(
     values: np.ndarray,
     rows: Sequence[str],
     columns: Sequence[str],
@@ -190,6 +190,10 @@ def _cells(
     column_label: str,
     scale_of: np.ndarray | None = None,
 ) -> tuple[Any, Any]:
+    """The figure and the picture in it of a matrix (row, column) as coloured cells, with a scale above.
+
+    `scale_of` gives the colours their range where it is not that of `values`.
+    """
     count = len(rows)
     row_height = 0.25 if count <= 16 else 0.19 if count <= 40 else min(0.15, 9.0 / count)
     figure, axes = new_axes(width=6.4, height=max(2.0, row_height * count + 1.3))

@@ -71,7 +71,7 @@ def history(path: str, last: int | None, as_json: bool) -> None:
 
 
 def report(path: str, zip_file: Path | None) -> int:
-    """Draw every page again; options of the analyses come from the record of the latest audit."""
+    """Draw every page again; what is drawn how, and whether inputs are shown, comes from the record of the latest audit."""
     from stratascope.storage.audits import read_audits
     from stratascope.tasks.analysis import named
     from stratascope.tasks.comparison.drawing import redraw_comparisons
@@ -83,12 +83,14 @@ def report(path: str, zip_file: Path | None) -> int:
     if not audits:
         raise ConfigurationError(f"{path} has not been audited yet: there is nothing to draw.")
     analyses = audits[-1]["analyses"]
+    # A record from before this was kept says nothing: then no picture is safe to show.
+    show_inputs = bool(audits[-1].get("show_inputs", False))
     runs = sorted({unit.run for unit in store.units() if unit.analysis == "capture"})
     place = store.location
     with store.claim(report_unit()):
         for name, options in analyses.items():
             for run in [""] if named(name).scope == "cohort" else runs:
-                build.draw_analysis(place, run, name, options)
+                build.draw_analysis(place, run, name, options, show_inputs)
         redraw_comparisons(place)
         build.draw_overview(place)
         pages = build.plan_pages(place)

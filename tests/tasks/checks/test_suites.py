@@ -59,6 +59,14 @@ def healthy(seed: int, steps: np.ndarray, samples: int = 1000) -> pd.DataFrame:
     file("knn_accuracy", 0.6 + 0.3 * learned, probe="test", layer="fc2", part="space=features")
     file("saturated_fraction", np.full(len(steps), 0.1), probe="test", layer="fc1")
     file("linear_probe_accuracy", 0.5 + 0.4 * learned, probe="test", layer="fc1")
+    moving = np.gradient(learned) / max(np.gradient(learned).max(), 1e-12)
+    churn = generator.binomial(samples, np.clip(0.8 * moving + 0.01, 0, 1)) / samples
+    file("prediction_churn", churn, np.sqrt(churn * (1 - churn)) * sure, probe="test")
+    lost = generator.binomial(samples, np.clip(0.1 * moving + 0.005, 0, 1)) / samples
+    file("newly_wrong_fraction", lost, np.sqrt(lost * (1 - lost)) * sure, probe="test")
+    for layer in LAYERS:
+        moved = 0.5 * moving * generator.uniform(0.1, 1) * generator.lognormal(0, 0.2, len(steps))
+        file("layer_movement", moved, 0.1 * moved, probe="test", layer=layer, part="measure=cka;against=previous")
     return pd.DataFrame(rows)
 
 
@@ -108,6 +116,9 @@ FAULTS = {
     "activation-drift": (since(40, metric="activation_std", layer="relu1"), lambda value: 40 * value),
     "sparsity-drift": (since(40, metric="sparsity", layer="relu1"), lambda value: 1.0),
     "output-drift": (since(40, metric="accuracy", probe="train"), lambda value: value / 9),
+    "layer-jump": (at(40, metric="layer_movement", layer="fc1"), lambda value: value + 0.6),
+    "prediction-jump": (at(40, metric="prediction_churn"), lambda value: value + 0.6),
+    "mass-forgetting": (at(40, metric="newly_wrong_fraction"), lambda value: value + 0.4),
     "accuracy-gap": (at(30, metric="generalization_gap"), lambda value: 0.35),
     "widening-gap": (at(30, metric="generalization_gap"), lambda value: value + 0.2),
     "gap-seen": (at(30, metric="generalization_gap"), lambda value: 0.2),

@@ -129,6 +129,16 @@ def little_audit(tmp_path):
 
 
 @pytest.fixture(scope="session")
+def lasting_audit(tmp_path_factory):
+    """Makes a `LittleAudit` that many tests read."""
+
+    def make(factory: str, args: Mapping, **options) -> LittleAudit:
+        return LittleAudit(tmp_path_factory.mktemp("lasting"), factory, args, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def trained_audit(tmp_path_factory) -> LittleAudit:
     """A perceptron at four steps of its training on three blobs, audited on two probes by every analysis."""
     from stratascope.tasks.models import mlp
