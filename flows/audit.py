@@ -307,7 +307,7 @@ def _report(plan: Plan, found: Survey, result: AuditResult) -> None:
     drawn = [draw_overview.with_options(task_run_name="draw-overview").submit(store)]
     drawn += [
         draw_analysis.with_options(task_run_name=f"draw-{name}-{run}").submit(
-            store, run, name, options.model_dump(mode="json")
+            store, run, name, options.model_dump(mode="json"), found.config.report.show_inputs
         )
         for name, options in found.analyses.items()
         for run in _drawn_runs(plan, name)

@@ -128,7 +128,7 @@ def conclude(
     analyses = {name: options.model_dump(mode="json") for name, options in found.analyses.items()}
     more = {
         "plan": plan_identity, "analyses": analyses, "title": result.title, "seconds": result.seconds,
-        "conditions": result.conditions,
+        "conditions": result.conditions, "show_inputs": found.config.report.show_inputs,
     }  # fmt: skip
     _tell_and_record(found, result, lambda record: write_audit(found.store, {**result.as_json(), **record}), more)
     return result

@@ -228,6 +228,8 @@ class View:
     scope: str
     steps: tuple[int, ...]
     rows: pd.DataFrame
+    show_inputs: bool = True
+    """Whether the probe's inputs may be shown as pictures."""
 
     @cached_property
     def probes(self) -> dict[str, Probe]:

@@ -38,14 +38,17 @@ _WORDS = (
 
 
 @returning_memory
-def draw_analysis(store_path: str, run: str, name: str, options: dict[str, Any]) -> int:
-    """Draw all figures of one analysis of one run into the report's folder; returns how many there are."""
+def draw_analysis(store_path: str, run: str, name: str, options: dict[str, Any], show_inputs: bool = False) -> int:
+    """Draw all figures of one analysis of one run into the report's folder; returns how many there are.
+
+    Without `show_inputs` no figure may show an input as a picture.
+    """
     store = Store.open(store_path)
     analysis = named(name)
     with store.snapshot():
         units = store.committed(run, name)
         steps = tuple(sorted(unit.step for unit in store.committed(run, "capture")))
-        view = View(store, run, name, analysis.scope, steps, store.rows(units))
+        view = View(store, run, name, analysis.scope, steps, store.rows(units), show_inputs)
     with drawing_folder(store, name, run) as report:
         figures = analysis.draw(view, analysis.options.model_validate(options)) if len(view.rows) else ()
         return write_figures(report, name, run, figures)
@@ -84,6 +87,12 @@ def _write_figure(report: Path, folder: Path, analysis: str, run: str, figure: F
     if figure.plotly is not None:
         data = {"plotly": safe_plotly(figure.plotly)}
         entry["steps"] = [int(frame["name"]) for frame in figure.plotly.get("frames", [])]
+    entry["explorer"] = figure.explorer is not None
+    if figure.explorer is not None:
+        data, entry["steps"] = {"explorer": figure.explorer}, list(figure.explorer["steps"])
+    if figure.animation:
+        write_if_changed(report / "data" / f"{name}.gif", figure.animation)
+        entry["animation"] = f"data/{quote(name)}.gif"
     if data:
         write_if_changed(report / "data" / f"{name}.js", script_of(name, data).encode())
         entry["script"] = f"data/{quote(name)}.js"

@@ -12,8 +12,10 @@ import numpy as np
 from stratascope.storage.archive import join_path
 from stratascope.tasks.analysis import Figure
 from stratascope.tasks.contexts import View
+from stratascope.tasks.representation.embedding_explorer import explorer_figure
 from stratascope.tasks.representation.embedding_figures import belief_figures
 from stratascope.tasks.representation.embedding_words import STARTS, TITLES, words
+from stratascope.tasks.representation.features import INPUT
 from stratascope.tasks.representation.map_warnings import verdict, warnings_of
 from stratascope.tasks.representation.pictures import even_choice, figure_key, worded
 
@@ -85,10 +87,20 @@ def layer_views(view: View, options: Any) -> list[LayerView]:
 def draw(view: View, options: Any) -> Iterator[Figure]:
     """For each probe one map to explore; for each layer the 2-D and 3-D maps by step, and how far they may be believed."""
     layers = layer_views(view, options)
+    for probe in dict.fromkeys(here.probe for here in layers):
+        figure = explorer_figure(view, probe, _in_order(view, [here for here in layers if here.probe == probe]))
+        if figure is not None:
+            yield figure
     for here in layers:
         for name in here.names:
             yield _map(here, name)
         yield from belief_figures(view, here.probe, here.layer, here.comparable)
+
+
+def _in_order(view: View, layers: list[LayerView]) -> list[LayerView]:
+    """`layers` in the order of execution, raw inputs first."""
+    order = [INPUT, *view.layers("trustworthiness")]
+    return sorted(layers, key=lambda here: order.index(here.layer))
 
 
 def colour_groups(
@@ -110,6 +122,7 @@ def colour_groups(
 
 
 def _map(here: LayerView, name: str) -> Figure:
+    from stratascope.tasks.report.animation import animated_points
     from stratascope.tasks.report.style import moving_points
 
     view, placed = here.view, here.arrays[name]
@@ -120,16 +133,18 @@ def _map(here: LayerView, name: str) -> Figure:
     groups = None if groups is None else groups[here.inside(name)][thin]
     maps = placed[chosen][:, thin]
     shown = [here.steps[place] for place in chosen]
-    picture: dict[str, Any] = (
-        {"plotly": _solid(maps, shown, groups, names)}
-        if solid
-        else {"frames": moving_points(shown, maps, groups, names)}
-    )
+    title = f"{TITLES[name]} of {here.layer}, probe {here.probe}"
+    if solid:
+        picture: dict[str, Any] = {"plotly": _solid(maps, shown, groups, names)}
+    else:
+        picture = {"frames": moving_points(shown, maps, groups, names)}
+        if len(shown) > 1:
+            picture["animation"] = animated_points(shown, maps, groups, names, f"{TITLES[name]} of {here.layer}")
     return worded(
         words(name),
         _numbers(here, name, maps.shape[1]),
         key=figure_key(name, here.probe, here.layer),
-        title=f"{TITLES[name]} of {here.layer}, probe {here.probe}",
+        title=title,
         run=view.run,
         layer=here.layer,
         probe=here.probe,

@@ -88,7 +88,7 @@ def report(path: str, zip_file: Path | None) -> int:
     with store.claim(report_unit()):
         for name, options in analyses.items():
             for run in [""] if named(name).scope == "cohort" else runs:
-                build.draw_analysis(place, run, name, options)
+                build.draw_analysis(place, run, name, options, bool(audits[-1].get("show_inputs")))
         redraw_comparisons(place)
         build.draw_overview(place)
         pages = build.plan_pages(place)
