@@ -42,8 +42,8 @@ class EmbeddingOptions(FeatureOptions):
     """Of principal components."""
     perplexity: float | tuple[float, ...] = 30.0
     """Several are mixed."""
-    iterations: int = Field(default=175, ge=50)
-    """Of t-SNE at each step from a common start, after 75 under exaggeration 4."""
+    iterations: int = Field(default=350, ge=50)
+    """Of t-SNE at each step from a common start, after 150 under exaggeration 4."""
     exaggeration: float = Field(default=1.0, ge=1.0, le=12.0)
     """Of t-SNE in its main phase."""
     angle: float = Field(default=0.8, gt=0, le=1)

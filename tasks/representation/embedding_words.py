@@ -39,7 +39,7 @@ _WORDS: dict[str, dict[str, str]] = {
         "caution": "Sizes of islands and gaps between them are no distances. Trustworthiness is lowest at step {step} with {trust:.2f}: {verdict}. {warnings} The divergence is {number:.2f} nat at the end, over {n} samples, of which {drawn} are drawn.{kept}",
         "audience": "For everyone who wants to see classes form.",
         "practitioner": "Samples of one colour inside another's island are good candidates for wrong labels.",
-        "researcher": "How steps are kept alike: {starts}; 75 iterations under exaggeration 4 let groups change places. Part of the calm between steps is owed to that, and what it costs in divergence is drawn below. A start is kept with the run: later checkpoints join without moving the old maps, until `audit --rebase`.",
+        "researcher": "How steps are kept alike: {starts}; 150 iterations under exaggeration 4 let groups change places. Part of the calm between steps is owed to that, and what it costs in divergence is drawn below. A start is kept with the run: later checkpoints join without moving the old maps, until `audit --rebase`.",
     },
     "tsne_3d": {
         "shows": "The map that keeps neighbourhoods, with a third dimension; drag to turn, slide to change the step.",

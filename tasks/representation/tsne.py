@@ -14,7 +14,7 @@ OWN_ITERATIONS = (250, 500)
 """Of a map from a start of its own: under early exaggeration 12, and after it; openTSNE's defaults."""
 COMMON_ITERATIONS = (150, 200)
 """The same of the common start, from which every step moves on anyway."""
-LOOSENING = 75
+LOOSENING = 150
 """Iterations of each step under exaggeration 4, in which groups can still change places."""
 MOST_SOLID = 2000
 """Samples of a map in three dimensions, where gradients take Barnes and Hut's tree."""
@@ -44,7 +44,7 @@ class Tsne:
 
     perplexity: tuple[float, ...] = (30.0,)
     """More than one are mixed: small ones for what is near, large ones for the whole (Kobak and Berens 2019)."""
-    iterations: int = 175
+    iterations: int = 350
     """Of each step from a common start, after `LOOSENING` under exaggeration 4."""
     exaggeration: float = 1.0
     """In the main phase; about 4 draws islands tighter where samples are very many."""
