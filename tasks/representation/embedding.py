@@ -42,7 +42,7 @@ class EmbeddingOptions(FeatureOptions):
     """Of principal components."""
     perplexity: float | tuple[float, ...] = 30.0
     """Several are mixed."""
-    iterations: int = Field(default=350, ge=50)
+    iterations: int = Field(default=275, ge=50)
     """Of t-SNE at each step from a common start, after 150 under exaggeration 4."""
     exaggeration: float = Field(default=1.0, ge=1.0, le=12.0)
     """Of t-SNE in its main phase."""

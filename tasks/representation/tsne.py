@@ -44,7 +44,7 @@ class Tsne:
 
     perplexity: tuple[float, ...] = (30.0,)
     """More than one are mixed: small ones for what is near, large ones for the whole (Kobak and Berens 2019)."""
-    iterations: int = 350
+    iterations: int = 275
     """Of each step from a common start, after `LOOSENING` under exaggeration 4."""
     exaggeration: float = 1.0
     """In the main phase; about 4 draws islands tighter where samples are very many."""
