@@ -74,7 +74,7 @@ class CaptureRequest:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its words. Either `svg` (one picture), `frames` (one picture a step) or `plotly`."""
+    """A drawing with its words. Either `svg` (one picture), `frames` (one picture a step), `plotly` or `explorer`."""
 
     key: str
     """Unique within the analysis, made of letters, digits, '.', '_' and '-'."""
@@ -94,6 +94,10 @@ class Figure:
     """(step, svg) pairs, shown behind a slider over the steps."""
     plotly: Mapping[str, Any] | None = None
     """A Plotly figure as JSON-like data; its own frames are named by step where it slides over steps."""
+    explorer: Mapping[str, Any] | None = None
+    """Maps to explore, as from `report.explorer.explorer_data`; it slides over its own steps."""
+    animation: bytes = b""
+    """A GIF of the same, offered for download."""
     table: Mapping[str, list[Any]] = field(default_factory=dict)
     """The raw numbers behind the figure, by column; offered for download."""
     headline: bool = False

@@ -121,6 +121,7 @@ def _rendered(report: Path, page: str, common: dict[str, Any]) -> str:
             navigation=navigation,
             scripts=list(dict.fromkeys(item["script"] for item in shown if "script" in item)),
             needs_plotly=any(item["plotly"] for item in shown),
+            needs_explorer=any(item.get("explorer") for item in shown),
         )
     )
     return text
@@ -155,14 +156,15 @@ def _finish(report: Path, pages: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What `finish_report` does in the report's folder; returns bytes and checksum of each file that a reader needs."""
     import plotly
 
-    for name in ("report.css", "report.js"):
+    for name in ("report.css", "report.js", "explorer.js"):
         source = resources.files("stratascope.tasks.report") / "assets" / name
         write_if_changed(report / "assets" / name, source.read_bytes())
     script = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
     target = report / "assets" / "plotly.min.js"
     if not target.exists() or target.stat().st_size != script.stat().st_size:
         write_atomically(target, script.read_bytes())
-    wanted = {*pages, *_data_files(report), "assets/report.css", "assets/report.js", "assets/plotly.min.js"}
+    wanted = {*pages, *_data_files(report), "assets/report.css", "assets/report.js"}
+    wanted |= {"assets/explorer.js", "assets/plotly.min.js"}
     files = {}
     for path in _report_files(report):
         name = path.relative_to(report).as_posix()
@@ -185,7 +187,12 @@ def _report_files(report: Path) -> list[Path]:
 def _data_files(report: Path) -> set[str]:
     from urllib.parse import unquote
 
-    return {unquote(item[key]) for item in read_figures(report) for key in ("script", "csv") if key in item}
+    return {
+        unquote(item[key])
+        for item in read_figures(report)
+        for key in ("script", "csv", "animation")
+        if key in item
+    }
 
 
 def zip_report(store_path: str, target: Path) -> Path:

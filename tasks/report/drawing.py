@@ -87,6 +87,12 @@ def _write_figure(report: Path, folder: Path, analysis: str, run: str, figure: F
     if figure.plotly is not None:
         data = {"plotly": safe_plotly(figure.plotly)}
         entry["steps"] = [int(frame["name"]) for frame in figure.plotly.get("frames", [])]
+    entry["explorer"] = figure.explorer is not None
+    if figure.explorer is not None:
+        data, entry["steps"] = {"explorer": figure.explorer}, list(figure.explorer["steps"])
+    if figure.animation:
+        write_if_changed(report / "data" / f"{name}.gif", figure.animation)
+        entry["animation"] = f"data/{quote(name)}.gif"
     if data:
         write_if_changed(report / "data" / f"{name}.js", script_of(name, data).encode())
         entry["script"] = f"data/{quote(name)}.js"

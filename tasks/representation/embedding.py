@@ -2,80 +2,79 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
-from stratascope.errors import DamagedStoreError, DoesNotApply, StoreError
+from stratascope.errors import DoesNotApply
 from stratascope.storage.ledger import Row
 from stratascope.storage.names import encode_path_part
-from stratascope.storage.probes import Probe, stratified_sample
-from stratascope.tasks.analysis import Analysis, CaptureRequest, Findings, Metric, NamedArray, Options, register
+from stratascope.tasks.analysis import Analysis, Findings, Metric, NamedArray, register
 from stratascope.tasks.contexts import SeriesContext
 from stratascope.tasks.representation.embedding_drawing import draw
-from stratascope.tasks.representation.maps import (
-    KEPT_COMPONENTS,
-    Neighbourhoods,
-    Reference,
-    align_backwards,
-    fitting_perplexity,
-    nearest_in,
-    principal_components,
-    scaled,
-    tsne_maps,
-    unfit,
-    voted_accuracy,
-)
-
-_NEIGHBOURS = 15
+from stratascope.tasks.representation.features import FeatureOptions, chosen_rows, layer_names, request_of
+from stratascope.tasks.representation.kept_maps import BOUNDS, MEASURES
+from stratascope.tasks.representation.map_quality import movement, neighbours_for
+from stratascope.tasks.representation.principal_components import Solver
+from stratascope.tasks.representation.series_maps import FEATURES, LayerMaps
+from stratascope.tasks.representation.umap_and_pacmap import PACKAGES, require
 
 
-class EmbeddingOptions(Options):
+class EmbeddingOptions(FeatureOptions):
     """Which layers to map, and how. t-SNE in three dimensions costs most."""
 
     layers: tuple[str, ...] = ("@last_linear:input",)
-    """Names, globs, `re:…` or `type:…`; `@last_linear:input` is what enters the last linear layer."""
-    reduction: Literal["pooled", "max", "flat", "last", "cls", "projection", "full"] = "pooled"
-    methods: tuple[Literal["pca", "tsne"], ...] = ("pca", "tsne")
+    """Names, globs, `re:…` or `type:…`; `@last_linear:input` is what enters the last linear layer, `@input` the inputs."""
+    methods: tuple[Literal["pca", "tsne", "umap", "pacmap"], ...] = ("pca", "tsne")
+    """`umap` and `pacmap` need `pip install 'stratascope[umap]'`."""
     dimensions: tuple[Literal[2, 3], ...] = (2, 3)
-    max_samples: int = Field(default=2000, ge=10, le=2000)
+    max_samples: int = Field(default=2000, ge=10, le=10_000)
+    """In three dimensions at most 2,000 of them are mapped."""
     max_steps: int = Field(default=60, ge=2)
     """Of more checkpoints than these an even choice is mapped, the first and the last among them."""
-    perplexity: float = Field(default=30.0, gt=1)
-    iterations: int = Field(default=175, ge=50)
-    """Of t-SNE at each step, after 75 under exaggeration."""
-    seed: int = Field(default=0, ge=0)
+    comparable: Literal["consensus", "chain", "last", "independent", "procrustes"] = "consensus"
+    """How maps of different steps are kept alike: all from the map of the mean affinities; each from the one before;
+    all from the last one's; not at all; or made apart and turned onto the last one's."""
+    solver: Solver = "exact"
+    """Of principal components."""
+    perplexity: float | tuple[float, ...] = 30.0
+    """Several are mixed."""
+    iterations: int = Field(default=275, ge=50)
+    """Of t-SNE at each step from a common start, after 150 under exaggeration 4."""
+    exaggeration: float = Field(default=1.0, ge=1.0, le=12.0)
+    """Of t-SNE in its main phase."""
+    angle: float = Field(default=0.8, gt=0, le=1)
+    """Of the tree that t-SNE's forces are found with, for 2,000 samples or fewer and in three dimensions."""
+    neighbours: int = Field(default=15, ge=2)
+    """Of UMAP and PaCMAP."""
+    priced_steps: int = Field(default=2, ge=1)
+    """At so many steps, the last among them, t-SNE is made from a start of its own too, to tell what a common one costs."""
+    stability_seeds: int = Field(default=1, ge=0)
+    """So many maps from random starts are held against the last step's."""
 
-    @field_validator("layers")
+    @field_validator("perplexity")
     @classmethod
-    def _layers_are_named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in value:
-            if re.fullmatch(r"-?\d+|(-?\d+)?:(-?\d+)?", pattern):
-                raise ValueError(f"{pattern!r} is a number; name the layers to map, or use a glob")
+    def _perplexity_is_above_one(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        every = value if isinstance(value, tuple) else (value,)
+        if not every or min(every) <= 1:
+            raise ValueError("a perplexity must be above 1")
         return value
 
-
-@dataclass
-class _Series:
-    """What is mapped of one layer: the steps that can be, and the features' leading components at each."""
-
-    probe: str
-    layer: str
-    rows: np.ndarray
-    steps: list[int]
-    scores: list[np.ndarray]
-    shares: list[np.ndarray]
+    @property
+    def perplexities(self) -> tuple[float, ...]:
+        return self.perplexity if isinstance(self.perplexity, tuple) else (self.perplexity,)
 
 
 def compute(context: SeriesContext, options: EmbeddingOptions) -> Findings:
     """Arrays `<probe>/<layer>/<method>_<2|3>d` (step, embedding_sample, component), and the quality of each map.
 
-    The third dimension of the maps in space is called `component_3d`.
+    Beside each map lies `quality_<map>` (step, measure, bound), and where maps share one `start_<map>`
+    (embedding_sample, component). What was filed of them the last time is kept bit for bit where the same options are
+    asked for the same samples, at each step whose features are the same: new steps join from the old start. In space
+    the third dimension is called `component_3d`, and samples `embedding_sample_3d` where they are fewer.
 
     A step whose layer is not stored, or whose features cannot be mapped, is left out with a row that says why.
     Raises DoesNotApply where nothing at all can be mapped.
@@ -84,6 +83,7 @@ def compute(context: SeriesContext, options: EmbeddingOptions) -> Findings:
 
     findings = Findings()
     reasons: list[str] = []
+    names = _map_names(options, findings)
     # Sums in BLAS depend on the number of threads: with one, every worker files the same bytes.
     with threadpool_limits(limits=1):
         for name, probe in context.probes.items():
@@ -92,15 +92,38 @@ def compute(context: SeriesContext, options: EmbeddingOptions) -> Findings:
             except DoesNotApply as reason:
                 reasons.append(str(reason))
                 continue
-            for layer in layers:
-                series = _read(context, options, probe, layer, findings)
-                if series.steps:
-                    _embed(context, options, probe, series, findings)
+            rows = chosen_rows(probe, options.max_samples, options.seed)
+            for layer in layers if names else ():
+                made = LayerMaps(context, options, probe, layer, rows, names)
+                made.make()
+                findings.rows += [
+                    Row("trustworthiness", layer=layer, probe=name, step=step, status="does_not_apply", reason=reason)
+                    for step, reason in made.skipped
+                ]  # fmt: skip
+                if made.steps:
+                    _keep_arrays(made, findings)
+                    findings.rows += _rows(made)
                 else:
-                    reasons.append(f"layer {layer!r} on probe {name!r}: {findings.rows[-1].reason}.")
+                    reasons.append(f"layer {layer!r} on probe {name!r}: {made.skipped[-1][1]}.")
     if not findings.arrays:
+        reasons += [row.reason for row in findings.rows if not row.layer]
         raise DoesNotApply(" ".join(dict.fromkeys(reasons)) or "no layer was chosen.")
     return findings
+
+
+def _map_names(options: EmbeddingOptions, findings: Findings) -> tuple[str, ...]:
+    """The maps that can be made; a row says why one cannot."""
+    names = []
+    for method in dict.fromkeys(options.methods):
+        try:
+            if method in PACKAGES:
+                require(method)
+        except DoesNotApply as reason:
+            refused = Row("trustworthiness", part=f"method={method}", status="does_not_apply", reason=str(reason))
+            findings.rows.append(refused)
+            continue
+        names += [f"{method}_{dimensions}d" for dimensions in dict.fromkeys(options.dimensions)]
+    return tuple(names)
 
 
 def _layers(context: SeriesContext, options: EmbeddingOptions, probe: str) -> Iterator[str]:
@@ -108,157 +131,134 @@ def _layers(context: SeriesContext, options: EmbeddingOptions, probe: str) -> It
     newest = next((item for step in reversed(context.steps) if (item := context.at(step)).layers(probe)), None)
     if newest is None:
         raise DoesNotApply(f"no layer of any checkpoint is stored for probe {probe!r}.")
-    found: dict[str, None] = {}
-    for pattern in options.layers:
-        if pattern.startswith("@"):
-            found[newest.resolve(probe, pattern)] = None
-            continue
-        names = newest.layers(probe)
-        if pattern.startswith("re:"):
-            names = [name for name in names if re.fullmatch(pattern[3:], name)]
-        elif pattern.startswith("type:"):
-            names = [name for name in names if newest.layer_facts(probe, name)["type"] == pattern[5:]]
-        else:
-            names = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
-        if not names:
-            raise DoesNotApply(f"no stored layer matches {pattern!r}.")
-        found |= dict.fromkeys(names)
-    yield from found
+    yield from layer_names(newest, probe, options.layers)
 
 
-def _read(
-    context: SeriesContext, options: EmbeddingOptions, probe: Probe, layer: str, findings: Findings
-) -> _Series:
-    rows = stratified_sample(probe.targets, len(probe), options.max_samples, options.seed)
-    series = _Series(probe.name, layer, rows, [], [], [])
-    chosen = _even_choice(context.steps, options.max_steps)
-    for step in context.steps:
-        reason = "" if step in chosen else f"left out: the maps show {options.max_steps} checkpoints at most"
-        values = np.empty((0, 0))
-        if not reason:
-            try:
-                values = _features(context, options, series, step)
-                reason = unfit(values)
-            except DamagedStoreError:
-                raise
-            except StoreError:
-                reason = f"the layer's {options.reduction!r} activations are not stored for this step"
-        if reason:
-            skipped = Row("trustworthiness", layer=layer, probe=probe.name, step=step, status="does_not_apply", reason=reason)  # fmt: skip
-            findings.rows.append(skipped)
-            continue
-        scores, shares = principal_components(values, max(KEPT_COMPONENTS, *options.dimensions))
-        series.steps.append(step)
-        series.scores.append(scores)
-        series.shares.append(shares)
-    return series
+# -- what is filed ---------------------------------------------------------------------------------------
 
 
-def _features(context: SeriesContext, options: EmbeddingOptions, series: _Series, step: int) -> np.ndarray:
-    """float64 (sample, feature) of the chosen samples."""
-    checkpoint = context.at(step)
-    stored = checkpoint.captured.get(series.probe, {}).get("facts", {}).get(series.layer, {}).get("kept", ())
-    # What has no known axis of units is kept whole, whatever was asked for.
-    reduction = "full" if stored and options.reduction not in stored and "full" in stored else options.reduction
-    values = checkpoint.activations(series.probe, series.layer, reduction, series.rows)
-    return values.reshape(len(values), -1).astype(np.float64)
-
-
-def _even_choice(steps: tuple[int, ...], most: int) -> set[int]:
-    if len(steps) <= most:
-        return set(steps)
-    return {steps[round(place * (len(steps) - 1) / (most - 1))] for place in range(most)}
-
-
-def _embed(
-    context: SeriesContext, options: EmbeddingOptions, probe: Probe, series: _Series, findings: Findings
-) -> None:
-    perplexity = fitting_perplexity(options.perplexity, len(series.rows))
-    neighbourhoods = (
-        Neighbourhoods.of([scaled(item) for item in series.scores], perplexity, options.seed)
-        if "tsne" in options.methods
-        else None
-    )
-    maps: dict[str, np.ndarray] = {}
-    for dimensions in options.dimensions:
-        if "pca" in options.methods:
-            maps[f"pca_{dimensions}d"] = align_backwards([item[:, :dimensions] for item in series.scores])
-            shares = [float(item[:dimensions].sum()) for item in series.shares]
-            findings.rows += _rows(series, "explained_variance", f"map=pca_{dimensions}d", shares)
-        if neighbourhoods is not None:
-            name = f"tsne_{dimensions}d"
-            maps[name], divergences = tsne_maps(neighbourhoods, dimensions, options.iterations)
-            used = f"perplexity={perplexity:g}"
-            findings.rows += _rows(series, "kl_divergence", f"map={name}", list(divergences), convention=used)
-    targets = probe.targets[series.rows] if probe.targets is not None and probe.targets.ndim == 1 else None
-    _keep_arrays(series, probe, targets, maps, findings)
-    _judge(context, options, series, targets, maps, findings)
-
-
-def _rows(series: _Series, metric: str, part: str, values: list[float], **more: Any) -> list[Row]:
-    shared: dict[str, Any] = {"layer": series.layer, "probe": series.probe, "part": part, "n": len(series.rows)}
-    return [
-        Row(metric, float(value), step=step, **shared, **more)
-        for step, value in zip(series.steps, values, strict=True)
-    ]
-
-
-def _keep_arrays(
-    series: _Series, probe: Probe, targets: np.ndarray | None, maps: dict[str, np.ndarray], findings: Findings
-) -> None:
-    place = f"{encode_path_part(series.probe)}/{encode_path_part(series.layer)}"
-    about = {"layer": series.layer, "probe": series.probe}
-    identities = probe.sample_id[series.rows]
+def _keep_arrays(made: LayerMaps, findings: Findings) -> None:
+    place = f"{encode_path_part(made.probe.name)}/{encode_path_part(made.layer)}"
+    about = {"layer": made.layer, "probe": made.probe.name}
+    identities = made.probe.sample_id[made.rows]
     findings.arrays[f"{place}/sample_id"] = NamedArray(("embedding_sample",), identities, about)
-    findings.arrays[f"{place}/step"] = NamedArray(("step",), np.asarray(series.steps, np.int64), about)
-    if targets is not None:
-        names = {"class_names": list(probe.class_names)}
-        findings.arrays[f"{place}/target"] = NamedArray(("embedding_sample",), targets, names)
-    for name, placed in maps.items():
-        # In one group xarray wants one length for each name of a dimension.
-        dims = ("step", "embedding_sample", "component" if name.endswith("_2d") else "component_3d")
-        method = {**about, "method": name.split("_")[0]}
-        findings.arrays[f"{place}/{name}"] = NamedArray(dims, placed.astype(np.float32), method)
+    if not made.solid.all():
+        few = NamedArray(("embedding_sample_3d",), identities[made.solid], about)
+        findings.arrays[f"{place}/sample_id_3d"] = few
+    weights = [str(made.context.facts.get(step, {}).get("weights_digest") or "") for step in made.steps]
+    steps = np.asarray(made.steps, np.int64)
+    findings.arrays[f"{place}/step"] = NamedArray(("step",), steps, about | {"weights_digests": weights})
+    targets = made.probe.targets
+    if targets is not None and targets.ndim == 1:
+        names = {"class_names": list(made.probe.class_names)}
+        findings.arrays[f"{place}/target"] = NamedArray(("embedding_sample",), targets[made.rows], names)
+    digests = [made.digests[step] for step in made.steps]
+    for name in (FEATURES, *made.names):
+        kept = made.maps[name]
+        quality = np.stack([kept.quality[step] for step in made.steps])
+        facts = {"recipe": made.recipe(name), "digests": digests, "measure": list(MEASURES), "bound": list(BOUNDS)}
+        findings.arrays[f"{place}/quality_{name}"] = NamedArray(("step", "measure", "bound"), quality, facts)
+        if name == FEATURES:
+            continue
+        dims = _sample_dimensions(made, name)
+        method = {**about, "method": name.partition("_")[0]}
+        placed = np.stack([kept.positions[step] for step in made.steps])
+        findings.arrays[f"{place}/{name}"] = NamedArray(("step", *dims), placed, method)
+        if kept.start is not None:
+            findings.arrays[f"{place}/start_{name}"] = NamedArray(dims, kept.start, {**method, **kept.start_facts})
 
 
-def _judge(
-    context: SeriesContext,
-    options: EmbeddingOptions,
-    series: _Series,
-    targets: np.ndarray | None,
-    maps: dict[str, np.ndarray],
-    findings: Findings,
-) -> None:
-    """File how well each map keeps neighbours, and how well they tell the class in map and features."""
-    neighbours = min(_NEIGHBOURS, (len(series.rows) - 1) // 2)
-    classes = targets is not None and targets.dtype.kind in "iub"
-    used = f"k={neighbours}"
-    trust: dict[str, list[float]] = {f"map={name}": [] for name in maps}
-    votes: dict[str, list[float]] = {part: [] for part in ("space=features", *trust)}
-    for number, step in enumerate(series.steps):
-        # Read again rather than kept: the features of all steps together may not fit into the memory.
-        reference = Reference(_features(context, options, series, step), neighbours)
-        near = {f"map={name}": nearest_in(placed[number], neighbours) for name, placed in maps.items()}
-        for part, found in near.items():
-            trust[part].append(reference.trustworthiness(found))
-        if classes and targets is not None:
-            for part, found in ({"space=features": reference.nearest} | near).items():
-                votes[part].append(voted_accuracy(found, targets))
-    for part, values in trust.items():
-        findings.rows += _rows(series, "trustworthiness", part, values, convention=used)
-    for part, values in votes.items() if classes else ():
-        findings.rows += _rows(series, "knn_accuracy", part, values, convention=used, estimator="leave one out")
+def _sample_dimensions(made: LayerMaps, name: str) -> tuple[str, str]:
+    """The names of a map's dimensions: in one group xarray wants one length for each."""
+    if name.endswith("_2d"):
+        return "embedding_sample", "component"
+    return "embedding_sample" if made.solid.all() else "embedding_sample_3d", "component_3d"
+
+
+def _rows(made: LayerMaps) -> Iterator[Row]:
+    perplexity = "+".join(f"{item:g}" for item in made.options.perplexities)
+    for name in (FEATURES, *made.names):
+        neighbours = f"k={neighbours_for(made.count_of(name))}"
+        told = {
+            "trustworthiness": (neighbours, "mean over samples"),
+            "continuity": (neighbours, "mean over samples"),
+            "knn_preservation": (neighbours, "mean over samples"),
+            "knn_accuracy": (neighbours, "leave one out"),
+            "distance_correlation": ("500 samples at most", "Spearman"),
+            "centroid_distance_correlation": ("class means", "Spearman"),
+            "explained_variance": ("", f"{made.options.solver} PCA"),
+            "kl_divergence": (f"perplexity={perplexity}", ""),
+            "seed_stability": (f"{neighbours};starts={made.options.stability_seeds}", "mean over samples"),
+        }
+        for step in made.steps:
+            row = partial(_row, made, name, step)
+            quality = made.maps[name].quality[step]
+            for measure, (value, low, high) in zip(MEASURES, quality.tolist(), strict=True):
+                if np.isfinite(value) and measure in told:
+                    convention, estimator = told[measure]
+                    yield row(measure, value, convention, estimator=estimator, low=low, high=high)
+            yield from _prices(quality, row, f"perplexity={perplexity}")
+            yield from _chances(made, name, row)
+        yield from _movements(made, name)
+
+
+def _row(
+    made: LayerMaps, name: str, step: int, metric: str, value: float, convention: str = "", *,
+    part: str | None = None, more: str = "", **others: Any,
+) -> Row:  # fmt: skip
+    """A finding about a map, or about the features themselves; `more` is added to the part that names it."""
+    width = made.maps[FEATURES].quality[step][MEASURES.index("feature_count"), 0]
+    mine = "space=features" if name == FEATURES else f"map={name}"
+    return Row(
+        metric, float(value), layer=made.layer, probe=made.probe.name, step=step, n=made.count_of(name),
+        part=f"{mine}{more}" if part is None else part,
+        convention=";".join(filter(None, (f"d={width:.0f}", convention))), **others,
+    )  # fmt: skip
+
+
+def _prices(quality: np.ndarray, row: Callable[..., Row], convention: str) -> Iterator[Row]:
+    drawn, own = (quality[MEASURES.index(name), 0] for name in ("kl_divergence", "kl_divergence_of_own_start"))
+    if np.isfinite(own):
+        yield row("kl_divergence", own, convention, more=";start=own")
+        yield row("stability_cost", drawn / own - 1.0, convention)
+
+
+def _chances(made: LayerMaps, name: str, row: Callable[..., Row]) -> Iterator[Row]:
+    """What chance alone would give."""
+    count = made.count_of(name)
+    neighbours = neighbours_for(count)
+    if name != FEATURES:
+        yield row("knn_preservation", neighbours / (count - 1), f"k={neighbours}", more=";null=chance")
+    elif made.classes is not None:
+        _, sizes = np.unique(made.classes, return_counts=True)
+        share = sizes.max() / sizes.sum()
+        yield row("knn_accuracy", share, "always the commonest class", part="null=commonest_class")
+
+
+def _movements(made: LayerMaps, name: str) -> Iterator[Row]:
+    placed = made.maps[name].positions
+    for before, step in zip(made.steps[:-1], made.steps[1:], strict=True) if name != FEATURES else ():
+        convention = f"comparable={made.options.comparable}"
+        value = movement(placed[before], placed[step])
+        yield _row(made, name, step, "map_movement", value, convention, estimator="median over samples", other_step=before)  # fmt: skip
 
 
 ANALYSIS = register(
     Analysis(
-        name="embedding", version=1, scope="series", title="Embedding", question="Which classes does it tell apart, and since when?",
+        name="embedding", version=2, scope="series", title="Embedding", question="Which classes does it tell apart, and since when?",
         options=EmbeddingOptions, compute=compute, draw=draw, needs=frozenset({"activations"}), default=True,
-        request=lambda options: CaptureRequest(layers=tuple(options.layers), keep=(options.reduction,)),
+        keeps_reference=True, request=request_of,
         metrics=(
-            Metric("trustworthiness", "1", "[0, 1]", "How far the nearest neighbours in a map (`part`) are neighbours in the layer's features too; about 0.5 for a random map.", "Venna and Kaski 2001", "rotation, reflection, translation and uniform scaling of features and map"),
+            Metric("trustworthiness", "1", "[0, 1]", "How far the nearest neighbours in a map (`part`) are neighbours in the layer's features too; about 0.5 for a random map.", "Venna and Kaski 2001", "rotation, reflection, translation and uniform scaling of features and map; order of the samples"),
+            Metric("continuity", "1", "[0, 1]", "How far neighbours in the layer's features stay neighbours in a map; about 0.5 for a random map.", "Venna and Kaski 2001", "rotation, reflection, translation and uniform scaling of features and map; order of the samples"),
+            Metric("knn_preservation", "fraction", "[0, 1]", "Share of each sample's 15 nearest neighbours among the features that are among its 15 nearest in a map; chance gives 15 of all others (`null=chance`).", "Lee and Verleysen 2009", "rotation, reflection, translation and uniform scaling of features and map; order of the samples"),
             Metric("knn_accuracy", "fraction", "[0, 1]", "Share of samples whose class most of their nearest neighbours have, in a map or in the layer's features (`part`); each sample is left out of its own vote.", "Cover and Hart 1967", "rotation, reflection, translation and uniform scaling"),
-            Metric("kl_divergence", "nat", "[0, ∞)", "What t-SNE minimises: the divergence of the map's affinities from the features'. Comparable between maps of equal n and perplexity.", "van der Maaten and Hinton 2008, eq. 2", "rotation, reflection, translation and uniform scaling of the features"),
+            Metric("kl_divergence", "nat", "[0, ∞)", "What t-SNE minimises: the divergence of the map's affinities from the features'. Comparable between maps of equal n and perplexity. `start=own` is that of a map which shares no start with other steps.", "van der Maaten and Hinton 2008, eq. 2", "rotation, reflection, translation and uniform scaling of the features"),
+            Metric("stability_cost", "1", "(-1, ∞)", "What keeping maps of different steps alike costs: by which share a map's divergence exceeds that of a map from a start of its own.", "", "rotation, reflection, translation and uniform scaling of the features"),
+            Metric("map_movement", "1", "[0, ∞)", "Median way of a sample from its place in the map of the step before, in units of both maps' root mean square radius.", "", "rotation, reflection, translation and uniform scaling of both maps together"),
+            Metric("seed_stability", "fraction", "[0, 1]", "Share of each sample's 15 nearest in a map that are its nearest in maps of the same features from random starts too; at the last step.", "", "rotation, reflection, translation and uniform scaling of the maps"),
+            Metric("distance_correlation", "1", "[-1, 1]", "Spearman's correlation of distances between pairs of samples in features and map: whether what lies far apart in a map is far apart.", "Spearman 1904", "rotation, reflection, translation and uniform scaling of features and map"),
+            Metric("centroid_distance_correlation", "1", "[-1, 1]", "The same of distances between class means, where there are four classes or more.", "Spearman 1904", "rotation, reflection, translation and uniform scaling of features and map"),
             Metric("explained_variance", "fraction", "[0, 1]", "Share of the features' variance that lies along the drawn principal components.", "Hotelling 1933", "rotation, reflection, translation and uniform scaling of the features"),
         ),
     )

@@ -1,15 +1,23 @@
-"""The pictures of an embedding: flat maps behind a slider, solid ones to turn, and how far they may be believed."""
+"""The pictures of an embedding: maps behind a slider, one to explore, and how far they may be believed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from stratascope.storage.archive import join_path
 from stratascope.tasks.analysis import Figure
 from stratascope.tasks.contexts import View
-from stratascope.tasks.representation.pictures import even_choice, figure_key, table_of, worded
+from stratascope.tasks.representation.embedding_explorer import explorer_figure
+from stratascope.tasks.representation.embedding_figures import belief_figures
+from stratascope.tasks.representation.embedding_words import STARTS, TITLES, words
+from stratascope.tasks.representation.features import INPUT
+from stratascope.tasks.representation.map_warnings import verdict, warnings_of
+from stratascope.tasks.representation.pictures import even_choice, figure_key, worded
 
 _FLAT_POINTS = 600
 _SOLID_POINTS = 500
@@ -18,18 +26,81 @@ _MOST_CLASSES = 40
 """Of more different whole numbers than these, targets are taken for amounts."""
 
 
-def draw(view: View, options: Any) -> Iterator[Figure]:
-    """For each probe, layer and method the 2-D map by step and the 3-D map by step; and the quality of all maps."""
+@dataclass
+class LayerView:
+    """The maps of one layer on one probe, read back from the disk."""
+
+    view: View
+    probe: str
+    layer: str
+    arrays: dict[str, np.ndarray]
+    comparable: str
+
+    @cached_property
+    def steps(self) -> list[int]:
+        return [int(step) for step in self.arrays["step"]]
+
+    @cached_property
+    def names(self) -> list[str]:
+        return [name for name in TITLES if name in self.arrays]
+
+    @cached_property
+    def groups(self) -> tuple[np.ndarray | None, dict[int, str]]:
+        return colour_groups(self.arrays.get("target"), self.view.probes[self.probe].class_names)
+
+    def inside(self, name: str) -> np.ndarray:
+        """bool (sample,): which of the samples the map `name` holds."""
+        every = self.arrays["sample_id"]
+        if name.endswith("_3d") and "sample_id_3d" in self.arrays:
+            return np.isin(every, self.arrays["sample_id_3d"])
+        return np.ones(len(every), bool)
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """The attributes of one of the arrays; empty where there is none."""
+        place = join_path("series", self.view.run, self.view.analysis, self.probe, self.layer, name)
+        return self.view.store.array_info(place)[3] if name in self.arrays else {}
+
+    def kept(self, name: str) -> str:
+        """From which steps the common start was made, where later ones joined, and why it was made anew."""
+        facts = self.facts(f"start_{name}")
+        if not facts:
+            return ""
+        anew = f" It was made anew: {facts['made_anew']}." if facts["made_anew"] else ""
+        joined = [step for step in self.steps if step not in facts["steps"]]
+        if not joined or name.startswith("pca"):
+            return anew
+        return f" {len(joined)} of {len(self.steps)} steps joined after the common start was made.{anew}"
+
+
+def layer_views(view: View, options: Any) -> list[LayerView]:
     arrays = view.arrays()
-    places = sorted({path.rsplit("/", 1)[0] for path in arrays})
-    for place in places:
+    found = []
+    for place in sorted({path.rsplit("/", 1)[0] for path in arrays}):
         probe, _, layer = place.partition("/")
         here = {
             path[len(place) + 1 :]: value for path, value in arrays.items() if path.rpartition("/")[0] == place
         }
-        for name in sorted(_TITLES.keys() & here.keys()):
-            yield _map(view, probe, layer, name, here)
-        yield from _quality(view, probe, layer)
+        found.append(LayerView(view, probe, layer, here, options.comparable))
+    return found
+
+
+def draw(view: View, options: Any) -> Iterator[Figure]:
+    """For each probe one map to explore; for each layer the 2-D and 3-D maps by step, and how far they may be believed."""
+    layers = layer_views(view, options)
+    for probe in dict.fromkeys(here.probe for here in layers):
+        figure = explorer_figure(view, probe, _in_order(view, [here for here in layers if here.probe == probe]))
+        if figure is not None:
+            yield figure
+    for here in layers:
+        for name in here.names:
+            yield _map(here, name)
+        yield from belief_figures(view, here.probe, here.layer, here.comparable)
+
+
+def _in_order(view: View, layers: list[LayerView]) -> list[LayerView]:
+    """`layers` in the order of execution, raw inputs first."""
+    order = [INPUT, *view.layers("trustworthiness")]
+    return sorted(layers, key=lambda here: order.index(here.layer))
 
 
 def colour_groups(
@@ -50,58 +121,61 @@ def colour_groups(
     return groups, {int(value): ends[value] for value in np.unique(groups)}
 
 
-def _map(view: View, probe: str, layer: str, name: str, here: dict[str, np.ndarray]) -> Figure:
+def _map(here: LayerView, name: str) -> Figure:
+    from stratascope.tasks.report.animation import animated_points
     from stratascope.tasks.report.style import moving_points
 
-    groups, names = colour_groups(here.get("target"), view.probes[probe].class_names)
-    steps = [int(step) for step in here["step"]]
-    chosen = [steps.index(step) for step in even_choice(steps, _FRAMES)]
+    view, placed = here.view, here.arrays[name]
+    groups, names = here.groups
+    chosen = [here.steps.index(step) for step in even_choice(here.steps, _FRAMES)]
     solid = name.endswith("_3d")
-    thin = slice(None, None, -(-here[name].shape[1] // (_SOLID_POINTS if solid else _FLAT_POINTS)))
-    maps = here[name][chosen][:, thin]
-    shown = [steps[place] for place in chosen]
-    groups = None if groups is None else groups[thin]
-    picture: dict[str, Any] = (
-        {"plotly": _solid(maps, shown, groups, names)}
-        if solid
-        else {"frames": moving_points(shown, maps, groups, names)}
-    )
-    trust = view.metric("trustworthiness", probe=probe, layer=layer, part=f"map={name}")
-    lowest = trust.loc[trust["value"].idxmin()]
-    measure = "explained_variance" if name.startswith("pca") else "kl_divergence"
-    number = view.metric(measure, probe=probe, layer=layer, part=f"map={name}")
-    numbers = {
-        "n": here[name].shape[1], "drawn": maps.shape[1], "trust": lowest["value"], "step": int(lowest["step"]),
-        "verdict": _verdict(lowest["value"]), "number": number["value"].iloc[-1], "first": number["value"].iloc[0],
-    }  # fmt: skip
+    thin = slice(None, None, -(-placed.shape[1] // (_SOLID_POINTS if solid else _FLAT_POINTS)))
+    groups = None if groups is None else groups[here.inside(name)][thin]
+    maps = placed[chosen][:, thin]
+    shown = [here.steps[place] for place in chosen]
+    title = f"{TITLES[name]} of {here.layer}, probe {here.probe}"
+    if solid:
+        picture: dict[str, Any] = {"plotly": _solid(maps, shown, groups, names)}
+    else:
+        picture = {"frames": moving_points(shown, maps, groups, names)}
+        if len(shown) > 1:
+            picture["animation"] = animated_points(shown, maps, groups, names, f"{TITLES[name]} of {here.layer}")
     return worded(
-        _WORDS[name],
-        numbers,
-        key=figure_key(name, probe, layer),
-        title=f"{_TITLES[name]} of {layer}, probe {probe}",
+        words(name),
+        _numbers(here, name, maps.shape[1]),
+        key=figure_key(name, here.probe, here.layer),
+        title=title,
         run=view.run,
-        layer=layer,
-        probe=probe,
-        table=_points_table(here, name, view.probes[probe].class_names),
+        layer=here.layer,
+        probe=here.probe,
+        table=_points_table(here, name),
         **picture,
     )
 
 
-def _verdict(trust: float) -> str:
-    if trust >= 0.95:
-        return "neighbourhoods are kept"
-    return "neighbourhoods are mostly kept" if trust >= 0.9 else "some neighbourhoods are torn"
+def _numbers(here: LayerView, name: str, drawn: int) -> dict[str, Any]:
+    where = {"probe": here.probe, "layer": here.layer, "part": f"map={name}"}
+    trust = here.view.metric("trustworthiness", **where)
+    lowest = trust.loc[trust["value"].idxmin()]
+    measure = {"pca": "explained_variance", "tsne": "kl_divergence"}.get(name.split("_")[0], "trustworthiness")
+    number = here.view.metric(measure, **where)
+    return {
+        "n": here.arrays[name].shape[1], "drawn": drawn, "trust": lowest["value"], "step": int(lowest["step"]),
+        "verdict": verdict(lowest["value"]), "number": number["value"].iloc[-1], "first": number["value"].iloc[0],
+        "estimator": number["estimator"].iloc[-1], "warnings": warnings_of(here.view, where),
+        "starts": STARTS[here.comparable], "kept": here.kept(name),
+    }  # fmt: skip
 
 
-def _points_table(here: dict[str, np.ndarray], name: str, class_names: tuple[str, ...]) -> dict[str, list[Any]]:
+def _points_table(here: LayerView, name: str) -> dict[str, list[Any]]:
     """Where each sample lies at the last step."""
-    placed = here[name][-1].astype(float)
+    placed, inside = here.arrays[name][-1].astype(float), here.inside(name)
     table: dict[str, list[Any]] = {
-        "step": [int(here["step"][-1])] * len(placed),
-        "sample_id": here["sample_id"].tolist(),
+        "step": [here.steps[-1]] * len(placed),
+        "sample_id": here.arrays["sample_id"][inside].tolist(),
     }
-    if "target" in here:
-        table["target"] = here["target"].tolist()
+    if "target" in here.arrays:
+        table["target"] = here.arrays["target"][inside].tolist()
     return table | {f"component_{axis + 1}": placed[:, axis].tolist() for axis in range(placed.shape[1])}
 
 
@@ -134,89 +208,3 @@ def _solid(maps: np.ndarray, steps: list[int], groups: np.ndarray | None, names:
             "scene": {f"{name}axis": {**axis, "title": {"text": f"component {number}"}} for number, name in enumerate("xyz", 1)} | {"aspectmode": "cube"},
         },
     }  # fmt: skip
-
-
-def _quality(view: View, probe: str, layer: str) -> list[Figure]:
-    from stratascope.tasks.report.style import lines
-
-    rows = view.metric("knn_accuracy", probe=probe, layer=layer)
-    if not len(rows):
-        return []
-    series = {}
-    for part, group in rows.groupby("part"):
-        label = "features" if part == "space=features" else _TITLES.get(str(part).removeprefix("map="), str(part))
-        series[label] = (list(group["step"]), list(group["value"]))
-    last = {name: values[1][-1] for name, values in series.items()}
-    maps = {name: value for name, value in last.items() if name != "features"}
-    poorest = min(maps, key=lambda name: maps[name])
-    chance = _commonest_share(view, probe)
-    numbers = {
-        "poorest": poorest, "lost": last["features"] - maps[poorest], "n": int(rows["n"].min()),
-        "used": rows["convention"].iloc[0], "chance": chance,
-    }  # fmt: skip
-    return [
-        worded(
-            _WORDS["quality"],
-            numbers,
-            key=figure_key("quality", probe, layer),
-            title=f"How well neighbours predict the class: {layer}, probe {probe}",
-            svg=lines(series, "fraction right"),
-            run=view.run,
-            layer=layer,
-            probe=probe,
-            table=table_of(rows, ("step", "probe", "layer", "part", "value", "n", "convention")),
-        )
-    ]
-
-
-def _commonest_share(view: View, probe: str) -> float:
-    targets = view.probes[probe].targets
-    assert targets is not None
-    _, sizes = np.unique(targets, return_counts=True)
-    return float(sizes.max() / sizes.sum())
-
-
-_TITLES = {"pca_2d": "PCA in 2-D", "pca_3d": "PCA in 3-D", "tsne_2d": "t-SNE in 2-D", "tsne_3d": "t-SNE in 3-D"}
-
-_WORDS: dict[str, dict[str, str]] = {
-    "pca_2d": {
-        "shows": "The samples in the plane in which this layer's features vary most, coloured by class; the slider moves through training.",
-        "reading": "Distances within the plane are true ones. Classes that lie apart here can be told apart by a straight line.",
-        "caution": "The plane holds {number:.0%} of the variance at the last step ({first:.0%} at the first): what overlaps here may be apart in the rest. Trustworthiness is lowest at step {step} with {trust:.2f}: {verdict}. {drawn} of {n} samples are drawn.",
-        "audience": "For a first, honest look.",
-        "practitioner": "When classes separate here already, a linear model on these features will do.",
-        "researcher": "Each step has its own plane, found by exact PCA; within it the picture is turned onto that of the following step by orthogonal Procrustes, without scaling, so that growth stays visible. Only at the last step are the two axes the components themselves.",
-    },
-    "pca_3d": {
-        "shows": "The same principal directions with the third one added; drag to turn, slide to change the step.",
-        "reading": "Turn it until two classes part: if no view parts them, three directions are not enough.",
-        "caution": "Three directions hold {number:.0%} of the variance at the last step over {n} samples, of which {drawn} are drawn; perspective hides the rest. Trustworthiness is lowest at step {step} with {trust:.2f}: {verdict}.",
-        "audience": "For readers who want to see whether overlap is real or a matter of the view.",
-        "practitioner": "Use it when the flat map shows two classes on top of each other.",
-        "researcher": "One scale on all three axes and for all steps: compare radii over training for signs of collapse.",
-    },
-    "tsne_2d": {
-        "shows": "A map that keeps near samples near, coloured by class, for every step from one common start.",
-        "reading": "Islands are groups that the layer treats alike. Watch when an island parts from the others.",
-        "caution": "Sizes of islands and gaps between them are no distances. Trustworthiness is lowest at step {step} with {trust:.2f}: {verdict}. The divergence is {number:.2f} nat at the end, over {n} samples, of which {drawn} are drawn.",
-        "audience": "For everyone who wants to see classes form.",
-        "practitioner": "Samples of one colour inside another's island are good candidates for wrong labels.",
-        "researcher": "Consensus start: the map of the mean affinities of all steps, then 75 iterations under exaggeration 4 at each step. Part of the calm between steps is owed to the shared start, and all maps move a little when a checkpoint is added.",
-    },
-    "tsne_3d": {
-        "shows": "The map that keeps neighbourhoods, with a third dimension; drag to turn, slide to change the step.",
-        "reading": "Groups that touch in the flat map often come apart here; turn before you conclude.",
-        "caution": "Depth makes gaps look larger than they are. {n} samples, {drawn} of them drawn; trustworthiness is lowest at step {step} with {trust:.2f}: {verdict}; divergence {number:.2f} nat at the end.",
-        "audience": "For exploring groups that the flat map squeezes together.",
-        "practitioner": "If a class stays split from every angle, look for two kinds of samples under one label.",
-        "researcher": "Same affinities, perplexity and kind of start as in two dimensions, so its divergence can be set beside that map's; gradients are Barnes–Hut's with angle 0.8.",
-    },
-    "quality": {
-        "shows": "How often a sample's nearest neighbours vote for its class: among the layer's features and in each map.",
-        "reading": "The features' line is what the layer knows. A map below it has lost something on the way to the picture.",
-        "caution": "At the last step {poorest} loses most against the features, {lost:.3f}, over {n} samples ({used}); always answering the commonest class would score {chance:.3f}.",
-        "audience": "For judging whether a pretty map may be believed.",
-        "practitioner": "Trust the pictures where the lines run together; otherwise go by the features' line.",
-        "researcher": "Leave one out, the same k in all spaces. A map above its features means that t-SNE smoothed locally, not that information was added.",
-    },
-}

@@ -1,10 +1,6 @@
-"""Maps of the same samples at many steps: principal components, t-SNE from a common start, and their quality."""
+"""What maps of samples are made from: principal components, neighbours, and what can be mapped at all."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,10 +9,6 @@ KEPT_COMPONENTS = 50
 SMALLEST = 10
 """With fewer samples, or fewer different ones, there is nothing to map."""
 _BLOCK = 512
-_START_ITERATIONS = (150, 200)
-"""Of the common start: under early exaggeration 12, and after it."""
-_LOOSENING = 75
-"""Iterations of each step under exaggeration 4, in which groups can still change places."""
 
 
 def unfit(values: np.ndarray) -> str:
@@ -55,19 +47,15 @@ def principal_components(values: np.ndarray, count: int) -> tuple[np.ndarray, np
     return scores, np.pad(sizes / np.trace(gram), (0, count - wanted))
 
 
-def align_backwards(maps: Sequence[np.ndarray]) -> np.ndarray:
-    """`maps` (sample, component) of consecutive steps, stacked; each is turned onto the following one.
+def turned_onto(placed: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """`placed` (sample, component) turned and reflected to lie as near to `reference` as it can; not scaled or moved.
 
-    Rotation and reflection only (orthogonal Procrustes: Schönemann 1966), without scaling, so that growth stays
-    visible. The last map stays as it is.
+    Orthogonal Procrustes: Schönemann 1966. Without scaling, so that growth stays visible.
     """
     from scipy.linalg import orthogonal_procrustes
 
-    aligned = [np.asarray(maps[-1], np.float64)]
-    for placed in reversed(maps[:-1]):
-        turn, _ = orthogonal_procrustes(placed, aligned[0])
-        aligned.insert(0, placed @ turn)
-    return np.stack(aligned)
+    turn, _ = orthogonal_procrustes(placed, np.asarray(reference, np.float64))
+    return np.asarray(placed @ turn)
 
 
 def scaled(scores: np.ndarray) -> np.ndarray:
@@ -79,63 +67,6 @@ def scaled(scores: np.ndarray) -> np.ndarray:
 def fitting_perplexity(wish: float, count: int) -> float:
     """The perplexity that `count` samples allow: at least three neighbours for each unit of it."""
     return min(wish, max(2.0, (count - 1) / 3.5))
-
-
-@dataclass(frozen=True)
-class Neighbourhoods:
-    """t-SNE's affinities of each step, and where all steps' maps start from."""
-
-    affinities: tuple[Any, ...]
-    consensus: Any
-    start: np.ndarray
-    """(sample, 3): principal components of all steps' features side by side."""
-    seed: int
-
-    @classmethod
-    def of(cls, reduced: Sequence[np.ndarray], perplexity: float, seed: int) -> Neighbourhoods:
-        """Affinities of each of `reduced` (sample, component), and the mean of them as the consensus."""
-        from openTSNE.affinity import PerplexityBasedNN, PrecomputedAffinities
-
-        affinities = tuple(
-            PerplexityBasedNN(values, perplexity=perplexity, method="exact", n_jobs=1, random_state=seed)
-            for values in reduced
-        )
-        mean = affinities[0].P
-        for item in affinities[1:]:
-            mean = mean + item.P
-        consensus = PrecomputedAffinities(mean / mean.sum(), normalize=False)
-        start, _ = principal_components(np.concatenate(reduced, axis=1), 3)
-        return cls(affinities, consensus, start, seed)
-
-
-def tsne_maps(neighbourhoods: Neighbourhoods, dimensions: int, iterations: int) -> tuple[np.ndarray, np.ndarray]:
-    """t-SNE of each step (step, sample, component), and each map's Kullback–Leibler divergence in nats.
-
-    One map of the mean affinities is the start of every step, which then leaves it under exaggeration 4. So
-    positions mean the same from step to step, no step is bound to the one before, and a group that forms late
-    can still part from the others. Learning rates after Belkina et al. 2019 (samples over exaggeration); gradients
-    by Barnes–Hut with angle 0.8. Equal input gives equal bytes: one thread, no random start.
-    """
-    from openTSNE import TSNEEmbedding
-
-    def begin(start: np.ndarray, affinities: Any) -> Any:
-        return TSNEEmbedding(
-            start, affinities, negative_gradient_method="bh", theta=0.8, n_jobs=1, learning_rate="auto",
-            random_state=neighbourhoods.seed,
-        )  # fmt: skip
-
-    first = neighbourhoods.start[:, :dimensions]
-    state = begin(first / max(float(first[:, 0].std()), 1e-12) * 1e-4, neighbourhoods.consensus)
-    state = state.optimize(n_iter=_START_ITERATIONS[0], exaggeration=12, momentum=0.5)
-    state = state.optimize(n_iter=_START_ITERATIONS[1], momentum=0.8)
-    maps, divergences = [], []
-    for affinities in neighbourhoods.affinities:
-        current = begin(np.array(state), affinities)
-        current = current.optimize(n_iter=_LOOSENING, exaggeration=4, momentum=0.5)
-        current = current.optimize(n_iter=iterations, momentum=0.8)
-        maps.append(np.array(current))
-        divergences.append(float(current.kl_divergence))
-    return np.stack(maps), np.asarray(divergences)
 
 
 def neighbours_among(values: np.ndarray, count: int) -> np.ndarray:
@@ -158,31 +89,6 @@ def neighbours_among(values: np.ndarray, count: int) -> np.ndarray:
     return found
 
 
-class Reference:
-    """Who is near whom among features (sample, feature): what the maps of one step are judged by."""
-
-    def __init__(self, features: np.ndarray, neighbours: int) -> None:
-        from sklearn.metrics import pairwise_distances
-
-        distances = pairwise_distances(features)
-        np.fill_diagonal(distances, np.inf)
-        order = distances.argsort(1, kind="stable")
-        self.neighbours = neighbours
-        self.nearest = order[:, :neighbours]
-        self._ranks = np.empty_like(order)
-        np.put_along_axis(self._ranks, order, np.arange(1, len(order) + 1)[None], 1)
-
-    def trustworthiness(self, nearest: np.ndarray) -> float:
-        """Of a map in which each sample's neighbours are `nearest` (sample, neighbour). Venna and Kaski 2001.
-
-        As scikit-learn's, but the ranks among the features are found once for all maps.
-        """
-        count, kept = len(self._ranks), self.neighbours
-        beyond = np.take_along_axis(self._ranks, nearest, 1) - kept
-        penalty = float(beyond[beyond > 0].sum())
-        return 1.0 - penalty * 2.0 / (count * kept * (2.0 * count - 3.0 * kept - 1.0))
-
-
 def nearest_in(placed: np.ndarray, neighbours: int) -> np.ndarray:
     """Row numbers (sample, neighbour) of each sample's nearest others in a map (sample, component)."""
     from sklearn.neighbors import NearestNeighbors
@@ -191,8 +97,14 @@ def nearest_in(placed: np.ndarray, neighbours: int) -> np.ndarray:
     return found
 
 
-def voted_accuracy(nearest: np.ndarray, targets: np.ndarray) -> float:
-    """Share of samples whose class `targets` (sample,) most of their neighbours have; the smaller class in a tie."""
+def voted(nearest: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The class (row,) that most of the neighbours (row, neighbour) have among `targets` (sample,); the smaller in a tie."""
     classes = np.unique(targets)
     counts = np.stack([(targets[nearest] == value).sum(1) for value in classes], axis=1)
-    return float((classes[counts.argmax(1)] == targets).mean())
+    found: np.ndarray = classes[counts.argmax(1)]
+    return found
+
+
+def voted_accuracy(nearest: np.ndarray, targets: np.ndarray) -> float:
+    """Share of samples whose class `targets` (sample,) most of their neighbours have; the smaller class in a tie."""
+    return float((voted(nearest, targets) == targets).mean())

@@ -73,7 +73,8 @@ def test_arrays_over_steps_become_a_series():
     )
     assert found.arrays["probe/features/pca_2d"].shape == (3, 80, 2)
     assert list(found.arrays["probe/features/step"].values) == [0, 10, 20]
-    assert {figure.layer for figure in found.figures} == {"features"}
+    # The map to explore is over all layers.
+    assert {figure.layer for figure in found.figures} == {"features", ""}
 
 
 @pytest.mark.parametrize(

@@ -138,9 +138,10 @@
       var place = Number(input.value), content = data[slider.dataset.target];
       shown.textContent = steps[place].toLocaleString("en");
       input.setAttribute("aria-valuetext", "training step " + steps[place]);
+      figure.dispatchEvent(new CustomEvent("stepchange", { detail: place }));
       if (!content) { return; }
       if (content.frames) { figure.querySelector(".drawing").innerHTML = picture(content, place); }
-      else if (window.Plotly) { drawPlotly(figure.querySelector("[data-plotly]"), place); }
+      else if (content.plotly && window.Plotly) { drawPlotly(figure.querySelector("[data-plotly]"), place); }
     }
     function stop() {
       clearInterval(timer); timer = null;

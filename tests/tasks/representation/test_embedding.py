@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from pydantic import ValidationError
 
+from stratascope.tasks.analysis import named
 from stratascope.tasks.models import mlp
 from stratascope.tasks.representation.embedding import EmbeddingOptions
 
@@ -42,24 +43,39 @@ def test_maps_stand_where_the_design_says_and_read_with_plain_tools(trained_audi
         assert group[name].shape == (4, 120, width)
         assert np.isfinite(group[name].values).all()
     assert group["step"].values.tolist() == [0, 3, 10, 30]
-    np.testing.assert_array_equal(group["sample_id"].values, trained_audit.store.array("probes/test/sample_id"))
-    np.testing.assert_array_equal(group["target"].values, np.arange(120) % 3)
+    stored = trained_audit.store.array("probes/test/sample_id")
+    rows = np.argsort(stored)[np.searchsorted(np.sort(stored), group["sample_id"].values)]
+    assert sorted(rows) == list(range(120))
+    np.testing.assert_array_equal(group["target"].values, rows % 3)
 
 
 def test_every_map_has_its_quality_in_the_ledger(trained_audit):
     rows = trained_audit.view("embedding").rows
     assert set(rows.status) == {"ok"}
-    maps = {"map=pca_2d", "map=pca_3d", "map=tsne_2d", "map=tsne_3d"}
-    for metric, parts in (
-        ("trustworthiness", maps),
-        ("knn_accuracy", maps | {"space=features"}),
-        ("explained_variance", {"map=pca_2d", "map=pca_3d"}),
-        ("kl_divergence", {"map=tsne_2d", "map=tsne_3d"}),
+    names = ("pca_2d", "pca_3d", "tsne_2d", "tsne_3d")
+    maps = {f"map={name}" for name in names}
+    tsne = {"map=tsne_2d", "map=tsne_3d"}
+    for metric, parts, steps in (
+        ("trustworthiness", maps, 4),
+        ("continuity", maps, 4),
+        ("knn_preservation", maps | {f"map={name};null=chance" for name in names}, 4),
+        ("knn_accuracy", maps | {"space=features", "null=commonest_class"}, 4),
+        ("distance_correlation", maps, 4),
+        ("explained_variance", maps - tsne, 4),
+        ("map_movement", maps, 3),
     ):
         chosen = rows[rows.metric == metric]
         assert set(chosen.part) == parts
-        assert len(chosen) == 2 * 4 * len(parts)
+        assert len(chosen) == 2 * steps * len(parts)
         assert (chosen.n == 120).all()
+        assert chosen.convention.str.startswith("d=8").all()
+    own = rows[(rows.metric == "kl_divergence") & rows.part.str.endswith(";start=own")]
+    assert set(own.step) == set(rows[rows.metric == "stability_cost"].step) == {0, 30}
+    assert set(rows[rows.metric == "seed_stability"].step) == {30}
+    for metric in ("trustworthiness", "continuity", "knn_accuracy", "distance_correlation", "seed_stability"):
+        measured = rows[(rows.metric == metric) & rows.part.str.startswith("map=")]
+        assert ((measured.low <= measured.value) & (measured.value <= measured.high)).all(), metric
+        assert (measured.high - measured.low < 0.4).all(), metric
     plane = rows[rows.part == "map=pca_2d"].set_index(["metric", "probe", "step"]).value
     solid = rows[rows.part == "map=pca_3d"].set_index(["metric", "probe", "step"]).value
     assert (solid["explained_variance"] >= plane["explained_variance"]).all()
@@ -110,7 +126,7 @@ def test_where_nothing_can_be_mapped_all_its_metrics_do_not_apply_and_say_why(li
     audit = audited(little_audit, {0: network()}, count=8)
     rows = audit.analyse("embedding")
     assert set(rows.status) == {"does_not_apply"}
-    assert set(rows.metric) == {"trustworthiness", "knn_accuracy", "kl_divergence", "explained_variance"}
+    assert set(rows.metric) == {metric.name for metric in named("embedding").metrics}
     assert "at least 10 samples, there are 8" in rows.reason.iloc[0]
 
 

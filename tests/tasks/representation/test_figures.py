@@ -43,7 +43,8 @@ def test_every_analysis_draws(figures):
         keys["statistics"]
     )
     assert keys["gradients"] == ["gradient-norm", "gradient-ratio-test", "gradient-ratio-train"]
-    assert len(keys["embedding"]) == 2 * 5
+    kinds = ("pca_2d", "pca_3d", "tsne_2d", "tsne_3d", "quality", "faithfulness", "price", "movement")
+    assert [key.split("-")[0] for key in keys["embedding"]] == ["explorer", "explorer", *2 * kinds]
 
 
 @pytest.mark.parametrize("name", NAMES[:4])
