@@ -250,6 +250,7 @@ class Content:
         rows = self._by_layer.get(layer)
         if rows is None:
             return []
+        rows = rows[rows["other_layer"] == ""]  # what holds it against other layers is no course over the steps
         return [
             {**dict(zip(("run", "metric", "probe", "part"), keys, strict=True)), "unit": group["unit"].iloc[-1], **_spark(group)}
             for keys, group in rows.sort_values("step", kind="stable").groupby(["run", "metric", "probe", "part"], sort=True)

@@ -92,12 +92,8 @@ class _Probe:
     def refuse(self, step: int, layer: str, reason: str) -> None:
         """File why nothing is found at `step` of `layer`, or of none."""
         for name in self.options.measures:
-            about: dict[str, Any] = {
-                "part": MEASURES[name].part,
-                "layer": layer,
-                "probe": self.probe,
-                "step": step,
-            }
+            about: dict[str, Any] = {"part": MEASURES[name].part, "layer": layer, "probe": self.probe}
+            about["step"] = step
             self.findings.rows.append(Row(MEASURES[name].metric, status="does_not_apply", reason=reason, **about))
 
     @cached_property
