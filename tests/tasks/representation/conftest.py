@@ -95,7 +95,7 @@ class LittleAudit:
         units = [Unit("series", "run", -1, name)] if series else [Unit("checkpoint", "run", file.step, name) for file in self.files]  # fmt: skip
         for number, unit in enumerate(units):
             files = tuple(self.files) if series else (self.files[number],)
-            identity = f"{self.task}{self.loss}{options}{len(self.files)}"
+            identity = f"{self.task}{self.loss}{options}{len(self.files) if series else 0}"
             if not self.store.is_current(unit, identity):
                 self._do(Assignment(unit, identity, {}, (self.subject,), files, options=options))
         return self.store.rows(units)
