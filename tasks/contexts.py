@@ -197,10 +197,17 @@ class SeriesContext:
 
         None where there is none, and where it is to be forgotten.
         """
+        attributes = self.earlier_attributes(analysis, *place)
+        if attributes is None:
+            return None
+        return self.store.array(join_path("series", self.run, analysis, *place)), attributes
+
+    def earlier_attributes(self, analysis: str, *place: str) -> dict[str, Any] | None:
+        """The attributes alone, which can be read where the array itself is damaged."""
         path = join_path("series", self.run, analysis, *place)
         if self.rebase or not self.store.has_array(path):
             return None
-        return self.store.array(path), self.store.array_info(path)[3]
+        return self.store.array_info(path)[3]
 
     def at(self, step: int) -> CheckpointContext:
         return CheckpointContext(self.store, self.subject, step, self.facts.get(step, {}))

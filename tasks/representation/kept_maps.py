@@ -21,6 +21,7 @@ MEASURES = (
 )  # fmt: skip
 """What is kept of each map and step beside the map, in the order of the arrays."""
 BOUNDS = ("value", "low", "high")
+_UNREADABLE = "what was kept of it could not be read"
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Kept:
     quality: dict[int, np.ndarray] = field(default_factory=dict)
     start: np.ndarray | None = None
     start_facts: dict[str, Any] = field(default_factory=dict)
+    """From which steps it was made; where `start` is None, those from which it is to be made again."""
     anew: str = ""
     """Why what was filed before does not hold any more; empty where it does, and where there was nothing."""
 
@@ -62,12 +64,13 @@ def kept_map(
 ) -> Kept:
     """What still holds of the map `name`: all steps whose digest is the same, if it was made by the same recipe.
 
-    What cannot be read counts as lost, not as an error: it can be made again.
+    What cannot be read counts as lost, not as an error: it can be made again, and to the same bytes as long as the steps
+    are there from which the start was made.
     """
     try:
         return _kept(context, place, name, recipe, digests)
     except StoreError:
-        return Kept(anew="what was kept of it could not be read")
+        return Kept(anew=_UNREADABLE)
 
 
 def _kept(
@@ -77,29 +80,45 @@ def _kept(
     recipe: Mapping[str, Any],
     digests: Mapping[int, str],
 ) -> Kept:
-    found = context.earlier(ANALYSIS, *place, f"quality_{name}")
-    steps = context.earlier(ANALYSIS, *place, "step")
-    if found is None or steps is None:
+    facts = context.earlier_attributes(ANALYSIS, *place, f"quality_{name}")
+    if facts is None:
         return Kept()
-    quality, facts = found
     before = facts.get("recipe", {})
     changed = sorted(key for key in {*before, *recipe} if before.get(key) != recipe.get(key))
     if changed:
         return Kept(anew=f"since the last time its {', '.join(changed).replace('_', ' ')} changed")
-    if quality.shape[1:] != (len(MEASURES), len(BOUNDS)):
+    if (facts.get("measure"), facts.get("bound")) != (list(MEASURES), list(BOUNDS)):
         return Kept(anew="the last time it was filed in another form")
-    kept = Kept()
-    drawn = context.earlier(ANALYSIS, *place, name)
-    start = context.earlier(ANALYSIS, *place, f"start_{name}")
-    if start is not None:
-        kept.start, kept.start_facts = start
-    for number, (step, digest) in enumerate(zip(steps[0].tolist(), facts["digests"], strict=True)):
+    kept = Kept(start=_readable(context, *place, f"start_{name}"))
+    kept.start_facts = context.earlier_attributes(ANALYSIS, *place, f"start_{name}") or {}
+    if kept.start is None and not _can_start_again(kept.start_facts, digests):
+        return Kept(anew=_UNREADABLE)
+    steps, quality = (_readable(context, *place, item) for item in ("step", f"quality_{name}"))
+    drawn = _readable(context, *place, name)
+    if steps is None or quality is None:
+        return kept
+    for number, (step, digest) in enumerate(zip(steps.tolist(), facts["digests"], strict=True)):
         if digests.get(step) != digest:
             continue
         kept.quality[step] = quality[number]
         if drawn is not None:
-            kept.positions[step] = drawn[0][number]
+            kept.positions[step] = drawn[number]
     return kept
+
+
+def _readable(context: SeriesContext, *place: str) -> np.ndarray | None:
+    """The array that was filed at `place` the last time; None where there is none, or it is damaged."""
+    try:
+        found = context.earlier(ANALYSIS, *place)
+    except StoreError:
+        return None
+    return None if found is None else found[0]
+
+
+def _can_start_again(facts: Mapping[str, Any], digests: Mapping[int, str]) -> bool:
+    """Whether the steps are still there from which a start with these attributes was made."""
+    made_from = zip(facts.get("steps", ()), facts.get("digests", ()), strict=True)
+    return all(digests.get(step) == digest for step, digest in made_from)
 
 
 def steady_choice(steps: Sequence[int], most: int, known: frozenset[int] = frozenset()) -> list[int]:

@@ -157,9 +157,10 @@ class LayerMaps:
             return
         mapper = self.mapper(method)
         comparable = self.options.comparable
-        if kept.start is None and comparable in ("consensus", "last", "procrustes") and missing:
-            kept.start = self._start(mapper, name, dimensions).astype(np.float32)
-            kept.start_facts = self._made_from(name, kept.anew)
+        if self._lacks_start(kept, missing) and comparable in ("consensus", "last", "procrustes"):
+            newest = self.steps if comparable == "consensus" else self.steps[-1:]
+            kept.start_facts = kept.start_facts or self._made_from(name, kept.anew, newest)
+            kept.start = self._start(mapper, name, dimensions, kept.start_facts["steps"]).astype(np.float32)
         for step in missing:
             quality = kept.quality[step] = unknown_quality()
             twin = self._twin(kept.positions, step) if comparable != "chain" else None
@@ -174,18 +175,23 @@ class LayerMaps:
 
     def _map_by_axes(self, kept: Kept, missing: Sequence[int], dimensions: int) -> None:
         inside = self.solid if dimensions == 3 else slice(None)
+        if self._lacks_start(kept, missing) and self.options.comparable != "independent":
+            kept.start_facts = kept.start_facts or self._made_from("pca", kept.anew, self.steps[-1:])
+            (only,) = kept.start_facts["steps"]
+            kept.start = self.scores(only)[0][inside, :dimensions].astype(np.float32)
         for step in missing:
             scores, shares = self.scores(step)
-            if kept.start is None and self.options.comparable != "independent":
-                last = self.steps[-1]
-                kept.start = self.scores(last)[0][inside, :dimensions].astype(np.float32)
-                kept.start_facts = self._made_from("pca", kept.anew, [last])
             drawn = scores[inside, :dimensions]
             if kept.start is not None:
                 drawn = turned_onto(drawn, kept.start)
             kept.positions[step] = drawn.astype(np.float32)
             quality = kept.quality[step] = unknown_quality()
             quality[MEASURES.index("explained_variance"), 0] = float(shares[:dimensions].sum())
+
+    @staticmethod
+    def _lacks_start(kept: Kept, missing: Sequence[int]) -> bool:
+        """Whether a start is to be made: for the maps that are missing, or because the one that there was is lost."""
+        return kept.start is None and bool(missing or kept.start_facts)
 
     def mapper(self, method: str) -> Tsne | GraphMap:
         options = self.options
@@ -205,16 +211,14 @@ class LayerMaps:
             self._prepared[key] = ready
         return ready
 
-    def _start(self, mapper: Any, name: str, dimensions: int) -> np.ndarray:
+    def _start(self, mapper: Any, name: str, dimensions: int, steps: Sequence[int]) -> np.ndarray:
         if self.options.comparable == "consensus":
-            every: Iterator[Any] = (self._ready(mapper, name, step) for step in self.steps)
+            every: Iterator[Any] = (self._ready(mapper, name, step) for step in steps)
             return np.asarray(mapper.consensus(every, dimensions).positions)
-        return np.asarray(mapper.alone(self._ready(mapper, name, self.steps[-1]), dimensions).positions)
+        return np.asarray(mapper.alone(self._ready(mapper, name, steps[-1]), dimensions).positions)
 
-    def _made_from(self, name: str, anew: str, steps: Sequence[int] | None = None) -> dict[str, Any]:
+    def _made_from(self, name: str, anew: str, steps: Sequence[int]) -> dict[str, Any]:
         """The attributes of a start: from which steps and features it was made, and by what."""
-        if steps is None:
-            steps = self.steps if self.options.comparable == "consensus" else self.steps[-1:]
         method = name.partition("_")[0]
         package = {"tsne": "openTSNE", "umap": "umap-learn", "pacmap": "pacmap"}.get(method, "scipy")
         made = {"steps": list(steps), "digests": [self.digests[step] for step in steps]}

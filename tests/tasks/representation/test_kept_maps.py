@@ -151,15 +151,36 @@ def test_other_samples_start_anew(audit):
     assert "samples changed" in start_facts(audit)["made_anew"]
 
 
-def test_a_start_that_cannot_be_read_is_made_again(audit):
-    before = analysed(audit)
-    folder = audit.store.path / "archive.zarr" / PLACE / "start_tsne_2d"
+def break_array(audit, name: str) -> None:
+    folder = audit.store.path / "archive.zarr" / PLACE / name
     chunks = [path for path in folder.rglob("*") if path.is_file() and path.name != "zarr.json"]
     assert chunks
     for chunk in chunks:
         chunk.write_bytes(b"broken")
+
+
+@pytest.mark.parametrize("name", ["start_tsne_2d", "tsne_2d", "quality_tsne_2d", "start_pca_2d", "pca_2d", "step"])
+def test_what_cannot_be_read_is_made_again_to_the_same_bytes(audit, name: str):
+    analysed(audit)
+    join(audit, 12, network(12))
+    before = analysed(audit)
+    facts = start_facts(audit)
+    break_array(audit, name)
     after = analysed(audit)
-    assert after["tsne_2d"].tobytes() == before["tsne_2d"].tobytes()
+    assert before.keys() == after.keys()
+    for array in before:
+        assert after[array].tobytes() == before[array].tobytes(), array
+    assert start_facts(audit) == facts
+
+
+def test_a_start_that_cannot_be_read_nor_made_again_is_made_anew_and_says_so(audit):
+    """One of the steps is gone from which it was made."""
+    before = analysed(audit)
+    break_array(audit, "start_tsne_2d")
+    audit.files = [file for file in audit.files if file.step != 5]
+    after = analysed(audit)
+    assert after["step"].tolist() == [0, 9]
+    assert not np.array_equal(after["start_tsne_2d"], before["start_tsne_2d"])
     assert "could not be read" in start_facts(audit)["made_anew"]
 
 
