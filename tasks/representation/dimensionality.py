@@ -48,7 +48,7 @@ class Spectrum:
 
 
 def effective_rank(variances: np.ndarray) -> np.ndarray:
-    """exp of the entropy of the singular values' shares, of `variances` (…, component). Roy and Vetterli 2007, eq. 3.
+    """exp of the entropy of the singular values' shares, of `variances` (…, component). Roy and Vetterli 2007.
 
     Singular values are the square roots of the variances, as in the paper, not the variances themselves.
     """
@@ -60,7 +60,7 @@ def effective_rank(variances: np.ndarray) -> np.ndarray:
 
 
 def participation_ratio(variances: np.ndarray) -> np.ndarray:
-    """(Σλ)² / Σλ² of `variances` (…, component). Gao et al. 2017, eq. 1."""
+    """(Σλ)² / Σλ² of `variances` (…, component). Gao et al. 2017."""
     found: np.ndarray = variances.sum(-1) ** 2 / (variances**2).sum(-1)
     return found
 

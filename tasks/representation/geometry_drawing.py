@@ -149,7 +149,7 @@ _WORDS: dict[str, dict[str, str]] = {
         "reading": "Falling along a row means that training concentrates the layer on fewer directions.",
         "caution": "At step {step} it runs from {low_value:.3g} ({low}) to {high_value:.3g} ({high}); {raw}. {n} samples bound it too; margins {margin}; {empty}.",
         "audience": "For watching rank collapse during training.",
-        "practitioner": "A sudden drop in all layers at once points to a learning rate that is too high.",
+        "practitioner": "After a sudden drop in all layers at once, look at the loss and the learning rate at that step.",
         "researcher": "Shares of singular values as in the paper: with shares of variances, as some do, the numbers are smaller.",
     },
     "participation": {
@@ -165,7 +165,7 @@ _WORDS: dict[str, dict[str, str]] = {
         "reading": "In trained networks it often rises in the first layers and falls towards the last.",
         "caution": "At step {step} between {low_value:.3g} in {low} and {high_value:.3g} in {high}; {raw}. {n} different samples at most, margins {margin}; {empty}.",
         "audience": "For researchers of representations and their capacity.",
-        "practitioner": "Low numbers in the last layer go with good generalization; compare runs rather than trusting the number itself.",
+        "practitioner": "Compare runs on one probe rather than trusting the number itself.",
         "researcher": "Above about 10 dimensions a few thousand samples cannot show the local scale: the estimate is then a lower bound. Equal samples are removed.",
     },
     "mle": {
@@ -221,7 +221,7 @@ _WORDS: dict[str, dict[str, str]] = {
         "reading": "Near 0 all are neighbours alike often; above 1 a few hubs are near to everything, and votes of neighbours suffer.",
         "caution": "Most hubs at step {step} has {high} with {high_value:.2f}, fewest {low} with {low_value:.2f}; {raw}. n is {n}, margins {margin}; {empty}.",
         "audience": "For users of nearest neighbours, retrieval and maps.",
-        "practitioner": "List the samples with the highest occurrence: hubs are often blank or broken inputs.",
+        "practitioner": "Look at the samples with the highest occurrence: a blank or broken input shows there.",
         "researcher": "It grows with intrinsic dimension and with n; shares of hubs and of samples that are no one's neighbour are filed beside it.",
     },
     "spectra": {

@@ -11,7 +11,7 @@ def occurrences(order: np.ndarray, samples: int) -> np.ndarray:
 
 
 def skewness(counts: np.ndarray) -> float:
-    """Third central moment of `counts` (sample,) by the cube of their standard deviation. Radovanović et al. 2010, eq. 1.
+    """Third central moment of `counts` (sample,) by the cube of their standard deviation. Radovanović et al. 2010.
 
     NaN where all are equal.
     """

@@ -9,7 +9,7 @@ DISCARDED = 0.1
 
 
 def two_nearest(distance: np.ndarray) -> float:
-    """TwoNN from `distance` (sample, at least 2), nearest first and not 0. Facco et al. 2017, eq. 5 and Algorithm 1.
+    """TwoNN from `distance` (sample, at least 2), nearest first and not 0. Facco et al. 2017.
 
     The slope of the line through the origin of -log(1 - F) over log(r2 / r1), F being i / n for the i-th smallest; the largest
     tenth of the ratios is discarded, as in the paper. NaN where all ratios are 1.
@@ -25,7 +25,7 @@ def maximum_likelihood(distance: np.ndarray) -> float:
     """Levina and Bickel's estimator from `distance` (sample, neighbour), nearest first and not 0.
 
     Inverses are averaged over samples and neighbours (MacKay and Ghahramani 2005), which removes most of the bias that
-    averaging the estimates of Levina and Bickel 2004, eq. 8, has at few neighbours. NaN where all distances are equal.
+    averaging the estimates of Levina and Bickel 2004 has at few neighbours. NaN where all distances are equal.
     """
     inverse = float(np.log(distance[:, -1:] / distance[:, :-1]).mean())
     return 1.0 / inverse if inverse > 0 else float("nan")

@@ -99,7 +99,9 @@ def _sureness(view: View, rows: pd.DataFrame, kind: LayerMap, probe: str) -> dic
     empty = int((of_kind & (every["status"] != "ok")).sum())
     return {
         "n": int(rows["n"].max()),
-        "margin": f"± {found.max():.2g} at most there" if len(found) else "not known: no resampling was asked for",
+        "margin": f"± {float(f'{found.max():.2g}'):g} at most there"
+        if len(found)
+        else "not known: no resampling was asked for",
         "empty": "every cell has a number"
         if not empty
         else f"{empty} cells are empty, the table of findings says why",

@@ -38,7 +38,7 @@ def bootstrap_interval(
     """The middle 95 % of the bootstrap's spread around its own mean, laid around `value` and cut at `ends`.
 
     The mean of the rounds is taken off because repeated samples shift most measures of spread in one direction, which
-    says nothing about how sure the number is. Efron 1987 calls for some such correction.
+    says nothing about how sure the number is.
     """
     found = np.asarray(rounds, np.float64)
     sound = found[np.isfinite(found)]

@@ -260,7 +260,7 @@ _WORDS: dict[str, dict[str, str]] = {
         "reading": "Every step up by 1 means ten times as much of the spread lies between classes as before.",
         "caution": "At step {step} from {low_value:.3g} ({low}) to {high_value:.3g} ({high}); {raw}. With {n} samples the margins are {margin}; {empty}.",
         "audience": "For those who compare a network with classical discriminant analysis.",
-        "practitioner": "A ratio that falls late in training while accuracy stands still often announces overfitting of single samples.",
+        "practitioner": "Read it beside the votes: when it rises and they do not, means move apart while single samples stay mixed.",
         "researcher": "Trace form: blind to correlation of features, so a linear classifier can do far better than it suggests. Chance is (C - 1) / (n - C), and the permuted rows confirm it.",
     },
     "bouldin": {
@@ -277,7 +277,7 @@ _WORDS: dict[str, dict[str, str]] = {
         "caution": "At step {step} the value goes from {low_value:.3g} in {low} to {high_value:.3g} in {high}; {raw}. Based on {n} samples with margins {margin}; {empty}.",
         "audience": "For students of how depth compresses classes.",
         "practitioner": "A layer where it stops falling has taken its share of the work; deeper ones only rescale.",
-        "researcher": "The pseudo-inverse runs over at most C - 1 directions; on test samples its floor is the generalization error, not 0.",
+        "researcher": "The pseudo-inverse runs over at most C - 1 directions; on test samples it stays above 0 as long as the classes overlap there.",
     },
     "decision": {
         "shows": "How often the class with the nearest mean in that layer is not the one that the network decides for.",

@@ -244,3 +244,16 @@ def test_cautions_speak_of_the_numbers(audit, figures, name: str):
     for figure in figures[name]:
         if not figure.key.startswith(("confusion", "cosines", "spectra")):  # drawn from arrays
             assert changed[figure.key] != figure.caution, figure.key
+
+
+def test_votes_mean_the_same_here_and_in_the_embedding(audit):
+    one, other = (
+        audit.view(name)
+        .metric("knn_accuracy", layer="fc3:input", part="space=features")
+        .sort_values(["probe", "step"])
+        for name in ("separation", "embedding")
+    )
+    assert len(one) == 8
+    assert one.convention.str.endswith("k=15").all()
+    assert set(other.convention) == {"k=15"}
+    np.testing.assert_allclose(one.value, other.value, atol=1e-12)
