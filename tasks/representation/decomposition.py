@@ -13,6 +13,7 @@ from stratascope.storage.ledger import Row
 from stratascope.storage.names import encode_path_part
 from stratascope.tasks.analysis import Analysis, Figure, Findings, Metric, NamedArray, register
 from stratascope.tasks.contexts import CheckpointContext, View
+from stratascope.tasks.representation.distances import Neighbours, centred_values
 from stratascope.tasks.representation.features import (
     FeatureOptions,
     Features,
@@ -20,7 +21,7 @@ from stratascope.tasks.representation.features import (
     each_layer,
     request_of,
 )
-from stratascope.tasks.representation.maps import neighbours_among, principal_components
+from stratascope.tasks.representation.maps import principal_components
 
 
 class DecompositionOptions(FeatureOptions):
@@ -53,13 +54,13 @@ def decompose(values: np.ndarray, lost_gram: float, neighbours: int) -> Decompos
     As many components are kept as it takes for the Gram matrix of the rest to have at most `lost_gram` of the whole
     one's Frobenius norm.
     """
-    centred = values.astype(np.float64) - values.mean(0, dtype=np.float64)
+    centred = centred_values(values)
     scores, shares = principal_components(centred, min(centred.shape))
     squared = (centred**2).sum(1)
     variance = shares * squared.sum() / (len(values) - 1)
     tail = np.sqrt(np.append((variance[::-1] ** 2).cumsum()[::-1], 0.0))
     kept = max(1, int(np.argmax(tail <= lost_gram * tail[0])))
-    nearest = neighbours_among(centred, min(neighbours, len(values) - 1))
+    nearest = Neighbours.of(centred, min(neighbours, len(values) - 1)).order
     return Decomposition(
         scores[:, :kept].astype(np.float32), variance, squared, nearest.astype(np.int32), values.shape[1]
     )

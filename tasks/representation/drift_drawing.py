@@ -11,7 +11,14 @@ from stratascope.tasks.analysis import Figure
 from stratascope.tasks.contexts import View
 from stratascope.tasks.representation.drift_mosaics import mosaic_figures
 from stratascope.tasks.representation.drift_words import WORDS as _WORDS
-from stratascope.tasks.representation.pictures import figure_key, grid_of, leading_probe, table_of, worded
+from stratascope.tasks.representation.pictures import (
+    figure_key,
+    grid_of,
+    leading_probe,
+    lines_by,
+    table_of,
+    worded,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,19 +179,6 @@ def _ranking(view: View, probe: str, measure: str, leads: bool) -> Figure | None
     )
 
 
-def _lines(rows: pd.DataFrame, names: list[str], column: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Series and bands by the value of `column`."""
-    series, bands = {}, {}
-    for name in names:
-        mine = rows[rows[column] == name]
-        if not len(mine):
-            continue
-        series[name] = (list(mine["step"]), list(mine["value"]))
-        if mine["low"].notna().all():
-            bands[name] = (list(mine["low"]), list(mine["high"]))
-    return series, bands
-
-
 def _ends(view: View, probe: str, measure: str, against: str) -> Figure | None:
     from stratascope.tasks.report.style import lines
 
@@ -192,7 +186,7 @@ def _ends(view: View, probe: str, measure: str, against: str) -> Figure | None:
     layers = _layers(view, rows)
     if not layers:
         return None
-    series, bands = _lines(rows, layers, "layer")
+    series, bands = lines_by(rows, "layer", layers)
     wide = (rows["high"] - rows["low"]).max() / 2
     other = int(rows["other_step"].iloc[0])
     ends = rows.groupby("layer")["value"].last() if against == "first" else rows.groupby("layer")["value"].first()
@@ -219,7 +213,7 @@ def _churn(view: View, probe: str) -> Figure | None:
     rows = view.metric("neighbour_churn", probe=probe, part="")
     layers = _layers(view, rows)
     answers = view.metric("prediction_churn", probe=probe, part="")
-    series, bands = _lines(rows, layers, "layer")
+    series, bands = lines_by(rows, "layer", layers)
     if len(answers):
         series["predictions"] = (list(answers["step"]), list(answers["value"]))
         bands["predictions"] = (list(answers["low"]), list(answers["high"]))

@@ -99,8 +99,8 @@ def _pairs(steps: list[int], since: int | None) -> Iterator[tuple[int, int, str]
     """(earlier place, later place, part) of the checkpoints that are held against one another."""
     for later in range(1, len(steps)):
         yield later - 1, later, ""
-    if since in steps[:-1]:
-        yield steps.index(since), len(steps) - 1, "against=last_audit"  # type: ignore[arg-type]
+    if since is not None and since in steps[:-1]:
+        yield steps.index(since), len(steps) - 1, "against=last_audit"
 
 
 def _churn(path: PredictionPath, predicted: np.ndarray, probe: str, since: int | None) -> Iterator[Row]:

@@ -18,8 +18,8 @@ from stratascope.tasks.representation.embedding_drawing import draw
 from stratascope.tasks.representation.features import FeatureOptions, chosen_rows, layer_names, request_of
 from stratascope.tasks.representation.kept_maps import BOUNDS, MEASURES
 from stratascope.tasks.representation.map_quality import movement, neighbours_for
+from stratascope.tasks.representation.maps_over_steps import FEATURES, LayerMaps
 from stratascope.tasks.representation.principal_components import Solver
-from stratascope.tasks.representation.series_maps import FEATURES, LayerMaps
 from stratascope.tasks.representation.umap_and_pacmap import PACKAGES, require
 
 

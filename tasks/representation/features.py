@@ -42,10 +42,7 @@ class FeatureOptions(Options):
     @field_validator("layers")
     @classmethod
     def _layers_are_named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in value:
-            if re.fullmatch(r"-?\d+|(-?\d+)?:(-?\d+)?", pattern):
-                raise ValueError(f"{pattern!r} is a number; name the layers, or use a glob")
-        return value
+        return sound_patterns(value)
 
 
 def request_of(options: FeatureOptions) -> CaptureRequest:
@@ -119,6 +116,26 @@ def chosen_rows(probe: Probe, most: int, seed: int) -> np.ndarray:
     return order[wanted[order]]
 
 
+def sound_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """`patterns`, if each can name layers. Raises ValueError for numbers and for what is no regular expression."""
+    for pattern in patterns:
+        if re.fullmatch(r"-?\d+|(-?\d+)?:(-?\d+)?", pattern):
+            raise ValueError(f"{pattern!r} is a number; name the layers, or use a glob")
+        if pattern.startswith("re:"):
+            try:
+                re.compile(pattern[3:])
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+    return patterns
+
+
+def matching_names(pattern: str, names: Sequence[str]) -> list[str]:
+    """Those of `names` that `pattern` means: a name, a glob, or `re:…` for all of a name."""
+    if pattern.startswith("re:"):
+        return [name for name in names if re.fullmatch(pattern[3:], name)]
+    return [name for name in names if name == pattern or fnmatchcase(name, pattern)]
+
+
 def layer_names(context: CheckpointContext, probe: str, patterns: Sequence[str]) -> list[str]:
     """The layers that `patterns` mean, in the order of execution, raw inputs first.
 
@@ -132,12 +149,10 @@ def layer_names(context: CheckpointContext, probe: str, patterns: Sequence[str])
             continue
         if pattern.startswith("@"):
             matching = [context.resolve(probe, pattern)]
-        elif pattern.startswith("re:"):
-            matching = [name for name in names if re.fullmatch(pattern[3:], name)]
         elif pattern.startswith("type:"):
             matching = [name for name in names if context.layer_facts(probe, name)["type"] == pattern[5:]]
         else:
-            matching = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
+            matching = matching_names(pattern, names)
         if not matching:
             raise DoesNotApply(f"no stored layer of probe {probe!r} matches {pattern!r}.")
         found |= set(matching)

@@ -68,19 +68,10 @@ def kept_map(
     are there from which the start was made.
     """
     try:
-        return _kept(context, place, name, recipe, digests)
+        facts = context.earlier_attributes(ANALYSIS, *place, f"quality_{name}")
+        start_facts = context.earlier_attributes(ANALYSIS, *place, f"start_{name}") or {}
     except StoreError:
         return Kept(anew=_UNREADABLE)
-
-
-def _kept(
-    context: SeriesContext,
-    place: tuple[str, str],
-    name: str,
-    recipe: Mapping[str, Any],
-    digests: Mapping[int, str],
-) -> Kept:
-    facts = context.earlier_attributes(ANALYSIS, *place, f"quality_{name}")
     if facts is None:
         return Kept()
     before = facts.get("recipe", {})
@@ -89,9 +80,8 @@ def _kept(
         return Kept(anew=f"since the last time its {', '.join(changed).replace('_', ' ')} changed")
     if (facts.get("measure"), facts.get("bound")) != (list(MEASURES), list(BOUNDS)):
         return Kept(anew="the last time it was filed in another form")
-    kept = Kept(start=_readable(context, *place, f"start_{name}"))
-    kept.start_facts = context.earlier_attributes(ANALYSIS, *place, f"start_{name}") or {}
-    if kept.start is None and not _can_start_again(kept.start_facts, digests):
+    kept = Kept(start=_readable(context, *place, f"start_{name}"), start_facts=start_facts)
+    if kept.start is None and not _can_start_again(start_facts, digests):
         return Kept(anew=_UNREADABLE)
     steps, quality = (_readable(context, *place, item) for item in ("step", f"quality_{name}"))
     drawn = _readable(context, *place, name)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
+from stratascope.tasks.representation.distances import different_rows
+from stratascope.tasks.representation.features import degenerate
+
 KEPT_COMPONENTS = 50
 """t-SNE sees at most so many principal components of the features."""
 SMALLEST = 10
 """With fewer samples, or fewer different ones, there is nothing to map."""
-_BLOCK = 512
 
 
 def unfit(values: np.ndarray) -> str:
     """Why features (sample, feature) cannot be mapped; empty where they can."""
-    bad = int((~np.isfinite(values)).any(1).sum())
-    if bad:
-        return f"the features of {bad} of {len(values)} samples are not finite"
     if len(values) < SMALLEST:
         return f"a map needs at least {SMALLEST} samples, there are {len(values)}"
-    if np.ptp(values, axis=0).max(initial=0.0) == 0:
-        return "the features are constant: all samples look alike to this layer"
-    different = len({row.tobytes() for row in np.ascontiguousarray(values)})
+    if reason := degenerate(values):
+        return reason
+    different = len(different_rows(values))
     if different < SMALLEST:
         return f"only {different} of {len(values)} samples differ in their features"
     return ""
@@ -67,26 +66,6 @@ def scaled(scores: np.ndarray) -> np.ndarray:
 def fitting_perplexity(wish: float, count: int) -> float:
     """The perplexity that `count` samples allow: at least three neighbours for each unit of it."""
     return min(wish, max(2.0, (count - 1) / 3.5))
-
-
-def neighbours_among(values: np.ndarray, count: int) -> np.ndarray:
-    """int64 (sample, count): each sample's nearest others among `values` (sample, feature), nearest first.
-
-    Exact, from the Gram matrix in blocks; the smaller row number comes first where distances are equal.
-    """
-    centred = values.astype(np.float64) - values.mean(0, dtype=np.float64)
-    squared = (centred**2).sum(1)
-    found = np.empty((len(values), count), np.int64)
-    for start in range(0, len(values), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        distances = squared[block, None] + squared[None] - 2.0 * (centred[block] @ centred.T)
-        rows = np.arange(len(distances))
-        distances[rows, start + rows] = np.inf
-        near = np.argpartition(distances, count - 1, axis=1)[:, :count]
-        near.sort(1)
-        order = np.take_along_axis(distances, near, 1).argsort(1, kind="stable")
-        found[block] = np.take_along_axis(near, order, 1)
-    return found
 
 
 def nearest_in(placed: np.ndarray, neighbours: int) -> np.ndarray:

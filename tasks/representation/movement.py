@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def dependence(first: Centred, second: Centred, cross: np.ndarray) -> Dependence
     crossed = first.values @ (first.values.T @ m) + second.values @ (second.values.T @ k) - 2 * both
     trace, left, right, corner = pairs.sum(), k.sum(), m.sum(), both.sum()
 
-    def criterion(count: int, trace, product, corner):  # type: ignore[no-untyped-def]
+    def criterion(count: int, trace: Any, product: Any, corner: Any) -> Any:
         return (trace + product / ((count - 1) * (count - 2)) - 2 * corner / (count - 2)) / (count * (count - 3))
 
     value = float(criterion(n, trace, left * right, corner))

@@ -55,6 +55,21 @@ def grid_of(rows: pd.DataFrame, column: str, names: Sequence[str]) -> tuple[np.n
     return grid, steps
 
 
+def lines_by(
+    rows: pd.DataFrame, column: str, names: Sequence[str]
+) -> tuple[dict[str, tuple[list[int], list[float]]], dict[str, tuple[list[float], list[float]]]]:
+    """(steps, values) of each of `names` in `column` that has rows, and (low, high) of those that have intervals."""
+    series, bands = {}, {}
+    for name in names:
+        own = rows[rows[column] == name]
+        if not len(own):
+            continue
+        series[name] = (list(own["step"]), list(own["value"]))
+        if own["low"].notna().any():
+            bands[name] = (list(own["low"]), list(own["high"]))
+    return series, bands
+
+
 def even_choice(steps: Sequence[int], most: int) -> list[int]:
     """At most `most` of `steps`, evenly over their order, the first and the last among them."""
     if len(steps) <= most:

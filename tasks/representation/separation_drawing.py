@@ -12,7 +12,7 @@ from stratascope.storage.names import step_directory
 from stratascope.tasks.analysis import Figure
 from stratascope.tasks.contexts import View
 from stratascope.tasks.representation.features import INPUT
-from stratascope.tasks.representation.layer_maps import (
+from stratascope.tasks.representation.layer_heatmaps import (
     COLUMNS,
     LayerMap,
     layer_map,

@@ -17,6 +17,7 @@ from stratascope.storage.names import encode_path_part
 from stratascope.tasks.analysis import Analysis, Findings, Metric, NamedArray, Options, register
 from stratascope.tasks.contexts import CheckpointContext, SeriesContext
 from stratascope.tasks.representation.decomposition import decomposed_samples
+from stratascope.tasks.representation.features import sound_patterns
 from stratascope.tasks.representation.pictures import even_choice
 from stratascope.tasks.representation.similarity_drawing import draw
 from stratascope.tasks.representation.similarity_measures import INVARIANCES, MEASURES, Measure
@@ -42,6 +43,11 @@ class PairOptions(Options):
     memory: int = Field(default=800, ge=1)
     """So many MiB of layers may be held at once."""
     seed: int = Field(default=0, ge=0)
+
+    @field_validator("layers")
+    @classmethod
+    def _layers_are_named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return sound_patterns(value)
 
     @field_validator("measures", "matrices")
     @classmethod

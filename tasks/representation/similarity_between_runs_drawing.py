@@ -10,7 +10,7 @@ import numpy as np
 from stratascope.storage.archive import join_path
 from stratascope.tasks.analysis import Figure
 from stratascope.tasks.contexts import View
-from stratascope.tasks.representation.pictures import figure_key, table_of, worded
+from stratascope.tasks.representation.pictures import figure_key, lines_by, table_of, worded
 from stratascope.tasks.representation.similarity_drawing import CURVES, even_choice_of, titled, wording
 from stratascope.tasks.representation.similarity_measures import MEASURES, Measure
 
@@ -72,12 +72,7 @@ def _course(view: View, measure: Measure, about: dict[str, Any]) -> Iterator[Fig
     present = set(rows["layer"])
     layers = [layer for layer in about["layers"] if layer in present]
     shown = even_choice_of(layers, CURVES)
-    series, bands = {}, {}
-    for layer in shown:
-        own = rows[rows["layer"] == layer]
-        series[layer] = (list(own["step"]), list(own["value"]))
-        if own["low"].notna().any():
-            bands[layer] = (list(own["low"]), list(own["high"]))
+    series, bands = lines_by(rows, "layer", shown)
     ends = rows[rows["step"] == rows["step"].max()].set_index("layer")["value"]
     towards = ends if measure.kind == "similarity" else -ends
     numbers = {

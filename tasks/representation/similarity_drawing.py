@@ -10,7 +10,14 @@ import numpy as np
 from stratascope.storage.archive import join_path
 from stratascope.tasks.analysis import Figure
 from stratascope.tasks.contexts import View
-from stratascope.tasks.representation.pictures import even_choice, figure_key, leading_probe, table_of, worded
+from stratascope.tasks.representation.pictures import (
+    even_choice,
+    figure_key,
+    leading_probe,
+    lines_by,
+    table_of,
+    worded,
+)
 from stratascope.tasks.representation.similarity_measures import MEASURES, Measure
 
 _COLUMNS = (
@@ -144,12 +151,7 @@ def _curves(view: View, probe: str, measure: Measure, headline: bool) -> Iterato
     present = set(rows["layer"])
     layers = [layer for layer in view.layers(measure.metric) if layer in present]
     shown = even_choice_of(layers, CURVES)
-    series, bands = {}, {}
-    for layer in shown:
-        own = rows[rows["layer"] == layer]
-        series[layer] = (list(own["step"]), list(own["value"]))
-        if own["low"].notna().any():
-            bands[layer] = (list(own["low"]), list(own["high"]))
+    series, bands = lines_by(rows, "layer", shown)
     first = rows[rows["step"] == rows["step"].min()].set_index("layer")["value"]
     towards = first if measure.kind == "similarity" else -first
     nulls = view.metric(measure.metric, probe=probe, part=";".join(filter(None, ("against=first", measure.part, "null=permuted"))))  # fmt: skip

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
@@ -23,7 +21,7 @@ from stratascope.tasks.representation.decomposition import (
     decomposed_layers,
     read_decomposition,
 )
-from stratascope.tasks.representation.features import chosen_rows, read_features
+from stratascope.tasks.representation.features import chosen_rows, matching_names, read_features
 from stratascope.tasks.representation.gram_products import Kernel, cka_error_bound, cka_matrix
 from stratascope.tasks.representation.resampling import percentile_interval, permutation_p
 from stratascope.tasks.representation.similarity_measures import NOISE, Measure
@@ -98,15 +96,8 @@ def chosen_layers(contexts: Iterable[CheckpointContext], probe: str, patterns: S
     for context in contexts:
         found |= dict.fromkeys(decomposed_layers(context, probe))
 
-    def fits(layer: str) -> bool:
-        return any(
-            re.fullmatch(pattern[3:], layer) is not None
-            if pattern.startswith("re:")
-            else fnmatchcase(layer, pattern)
-            for pattern in patterns
-        )
-
-    return [layer for layer in found if fits(layer)]
+    wanted = {name for pattern in patterns for name in matching_names(pattern, list(found))}
+    return [layer for layer in found if layer in wanted]
 
 
 class Pairs:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from stratascope.tasks.representation.maps import fitting_perplexity, neighbours_among, principal_components
+from stratascope.tasks.representation.distances import Neighbours, centred_values
+from stratascope.tasks.representation.maps import fitting_perplexity, principal_components
 
 OWN_ITERATIONS = (250, 500)
 """Of a map from a start of its own: under early exaggeration 12, and after it; openTSNE's defaults."""
@@ -112,7 +113,7 @@ def affinities_of(scores: np.ndarray, perplexity: Iterable[float]) -> Any:
 
 def with_distances(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers and distances (sample, count) of each sample's nearest others, nearest first."""
-    nearest = neighbours_among(scores, count)
+    nearest = Neighbours.of(centred_values(scores), count).order
     distances = np.empty(nearest.shape)
     for start in range(0, len(scores), _BLOCK):
         block = slice(start, start + _BLOCK)

@@ -16,14 +16,7 @@ from stratascope.tasks.representation.map_quality import (
     neighbours_for,
 )
 from stratascope.tasks.representation.maps import principal_components
-
-
-def blobs(classes: int = 4, each: int = 30, width: int = 20, distance: float = 8.0, seed: int = 0):
-    generator = np.random.default_rng(seed)
-    targets = np.repeat(np.arange(classes), each)
-    return generator.normal(size=(classes, width))[targets] * distance + generator.normal(
-        size=(len(targets), width)
-    ), targets
+from tests.tasks.representation.blobs import blobs
 
 
 def test_trustworthiness_and_continuity_are_scikit_learns():

@@ -14,14 +14,7 @@ from stratascope.tasks.representation.maps import (
     unfit,
     voted_accuracy,
 )
-
-
-def blobs(classes: int = 4, each: int = 30, width: int = 20, distance: float = 8.0, seed: int = 0):
-    generator = np.random.default_rng(seed)
-    targets = np.repeat(np.arange(classes), each)
-    return generator.normal(size=(classes, width))[targets] * distance + generator.normal(
-        size=(len(targets), width)
-    ), targets
+from tests.tasks.representation.blobs import blobs
 
 
 @pytest.mark.parametrize("shape", [(60, 12), (30, 90), (10, 10)])

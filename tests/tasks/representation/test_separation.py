@@ -255,5 +255,5 @@ def test_votes_mean_the_same_here_and_in_the_embedding(audit):
     )
     assert len(one) == 8
     assert one.convention.str.endswith("k=15").all()
-    assert set(other.convention) == {"k=15"}
+    assert set(other.convention) == {"d=8;k=15"}
     np.testing.assert_allclose(one.value, other.value, atol=1e-12)

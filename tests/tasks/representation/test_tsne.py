@@ -12,14 +12,7 @@ from stratascope.tasks.representation.map_quality import judged, movement
 from stratascope.tasks.representation.maps import KEPT_COMPONENTS, principal_components, scaled
 from stratascope.tasks.representation.tsne import Tsne, affinities_of, placed_in, with_distances
 from stratascope.tasks.representation.umap_and_pacmap import GraphMap
-
-
-def blobs(classes: int = 4, each: int = 30, width: int = 20, distance: float = 8.0, seed: int = 0):
-    generator = np.random.default_rng(seed)
-    targets = np.repeat(np.arange(classes), each)
-    return generator.normal(size=(classes, width))[targets] * distance + generator.normal(
-        size=(len(targets), width)
-    ), targets
+from tests.tasks.representation.blobs import blobs
 
 
 def scores_of(values: np.ndarray) -> np.ndarray:

@@ -238,7 +238,8 @@ class LayerMaps:
         if comparable in ("independent", "procrustes") or start is None:
             found = mapper.alone(ready, dimensions)
             return found if start is None else Mapped(turned_onto(found.positions, start), found.divergence)
-        return mapper.continued(ready, start)  # type: ignore[no-any-return]
+        joined: Mapped = mapper.continued(ready, start)
+        return joined
 
     # -- how good ----------------------------------------------------------------------------------------
 

@@ -123,9 +123,9 @@ def newest_by_layer(
     present = {layer for rows in found.values() for layer in rows.index}
     metric = next(iter(series.values()))[0]
     layers = layers_in_order(view, metric, present)
-    columns = {
-        name: tuple(rows[column].reindex(layers).astype(float).tolist() for column in ("value", "low", "high"))
-        for name, rows in found.items()
-    }
+    columns = {}
+    for name, rows in found.items():
+        value, low, high = (rows[end].reindex(layers).astype(float).tolist() for end in ("value", "low", "high"))
+        columns[name] = (value, low, high)
     table = pd.concat([rows.reset_index() for rows in found.values()])
-    return step, layers, columns, table  # type: ignore[return-value]
+    return step, layers, columns, table
