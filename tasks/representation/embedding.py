@@ -29,7 +29,7 @@ class EmbeddingOptions(FeatureOptions):
     layers: tuple[str, ...] = ("@last_linear:input",)
     """Names, globs, `re:…` or `type:…`; `@last_linear:input` is what enters the last linear layer, `@input` the inputs."""
     methods: tuple[Literal["pca", "tsne", "umap", "pacmap"], ...] = ("pca", "tsne")
-    """`umap` and `pacmap` need `pip install 'stratascope[umap]'`."""
+    """`umap` and `pacmap` are extras: `pip install 'stratascope[umap]'`, `pip install 'stratascope[pacmap]'`."""
     dimensions: tuple[Literal[2, 3], ...] = (2, 3)
     max_samples: int = Field(default=2000, ge=10, le=10_000)
     """In three dimensions at most 2,000 of them are mapped."""

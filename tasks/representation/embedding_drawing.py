@@ -17,7 +17,7 @@ from stratascope.tasks.representation.embedding_figures import belief_figures
 from stratascope.tasks.representation.embedding_words import STARTS, TITLES, words
 from stratascope.tasks.representation.features import INPUT
 from stratascope.tasks.representation.map_warnings import verdict, warnings_of
-from stratascope.tasks.representation.pictures import even_choice, figure_key, worded
+from stratascope.tasks.representation.pictures import even_choice, figure_key, layer_title, worded
 
 _FLAT_POINTS = 600
 _SOLID_POINTS = 500
@@ -133,13 +133,15 @@ def _map(here: LayerView, name: str) -> Figure:
     groups = None if groups is None else groups[here.inside(name)][thin]
     maps = placed[chosen][:, thin]
     shown = [here.steps[place] for place in chosen]
-    title = f"{TITLES[name]} of {here.layer}, probe {here.probe}"
+    title = f"{TITLES[name]} of {layer_title(here.layer)}, probe {here.probe}"
     if solid:
         picture: dict[str, Any] = {"plotly": _solid(maps, shown, groups, names)}
     else:
         picture = {"frames": moving_points(shown, maps, groups, names)}
         if len(shown) > 1:
-            picture["animation"] = animated_points(shown, maps, groups, names, f"{TITLES[name]} of {here.layer}")
+            picture["animation"] = animated_points(
+                shown, maps, groups, names, f"{TITLES[name]} of {layer_title(here.layer)}"
+            )
     return worded(
         words(name),
         _numbers(here, name, maps.shape[1]),

@@ -10,7 +10,7 @@ import numpy as np
 from stratascope.tasks.analysis import Figure
 from stratascope.tasks.contexts import View
 from stratascope.tasks.representation.embedding_words import TITLES, words
-from stratascope.tasks.representation.pictures import even_choice, figure_key, worded
+from stratascope.tasks.representation.pictures import even_choice, figure_key, layer_title, worded
 
 if TYPE_CHECKING:
     from stratascope.tasks.representation.embedding_drawing import LayerView
@@ -46,7 +46,7 @@ def explorer_figure(view: View, probe: str, layers: Sequence[LayerView]) -> Figu
     identities = first.arrays["sample_id"][:points]
     pictures = sample_pictures(view.probes[probe], _rows(view, probe, identities)) if view.show_inputs else None
     data = explorer_data(
-        shown, [here.layer for here in layers], [TITLES[name] for name in names], maps, identities.tolist(), groups,
+        shown, [layer_title(here.layer) for here in layers], [TITLES[name] for name in names], maps, identities.tolist(), groups,
         kinds, pictures,
     )  # fmt: skip
     trust = view.metric("trustworthiness", probe=probe)

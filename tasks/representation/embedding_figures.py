@@ -11,7 +11,7 @@ from stratascope.tasks.analysis import Figure
 from stratascope.tasks.contexts import View
 from stratascope.tasks.report.text import plain_step
 from stratascope.tasks.representation.embedding_words import STARTS, TITLES, words
-from stratascope.tasks.representation.pictures import figure_key, table_of, worded
+from stratascope.tasks.representation.pictures import figure_key, layer_title, table_of, worded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ def _figure(
 ) -> Figure:
     return worded(
         words(kind), numbers, key=figure_key(kind, where["probe"], where["layer"]),
-        title=f"{title}: {where['layer']}, probe {where['probe']}", svg=svg, run=view.run,
+        title=f"{title}: {layer_title(where['layer'])}, probe {where['probe']}", svg=svg, run=view.run,
         layer=where["layer"], probe=where["probe"], table=table_of(rows, _COLUMNS),
     )  # fmt: skip
 

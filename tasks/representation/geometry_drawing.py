@@ -18,9 +18,15 @@ from stratascope.tasks.representation.layer_heatmaps import (
     layer_map,
     layers_in_order,
     newest_by_layer,
-    shown,
 )
-from stratascope.tasks.representation.pictures import even_choice, figure_key, leading_probe, table_of, worded
+from stratascope.tasks.representation.pictures import (
+    even_choice,
+    figure_key,
+    layer_title,
+    leading_probe,
+    table_of,
+    worded,
+)
 
 _SPECTRA = 9
 _RANKS = 400
@@ -60,7 +66,9 @@ def _profile(view: View, probe: str) -> Iterator[Figure]:
     if found is None:
         return
     step, layers, columns, table = found
-    bounded = sorted({shown(row.layer) for row in table.itertuples() if "at most n-1" in str(row.convention)})
+    bounded = sorted(
+        {layer_title(row.layer) for row in table.itertuples() if "at most n-1" in str(row.convention)}
+    )
     gaps = {}
     if {"TwoNN", "maximum likelihood"} <= columns.keys():
         pairs = zip(layers, columns["TwoNN"][0], columns["maximum likelihood"][0], strict=True)
@@ -69,14 +77,14 @@ def _profile(view: View, probe: str) -> Iterator[Figure]:
     numbers = {
         "n": int(table["n"].max()), "step": step,
         "bounded": f"fewer samples than features bound {', '.join(bounded)}" if bounded else "every layer has more samples than features",
-        "worst": f"the two estimates of the intrinsic dimension differ most in {shown(worst)}, by {gaps[worst]:.0%}" if worst else "no layer has both estimates of the intrinsic dimension",
+        "worst": f"the two estimates of the intrinsic dimension differ most in {layer_title(worst)}, by {gaps[worst]:.0%}" if worst else "no layer has both estimates of the intrinsic dimension",
     }  # fmt: skip
     yield worded(
         _WORDS["profile"],
         numbers,
         key=figure_key("profile", probe),
         title=f"Four kinds of dimension by layer at the newest step, probe {probe}",
-        svg=layer_profile([shown(layer) for layer in layers], columns, "dimension", logarithmic=True),
+        svg=layer_profile([layer_title(layer) for layer in layers], columns, "dimension", logarithmic=True),
         run=view.run,
         probe=probe,
         headline=probe == leading_probe(view, view.metric("effective_rank")["probe"].unique()),
@@ -104,14 +112,14 @@ def _spectra(view: View, probe: str, layer: str) -> Iterator[Figure]:
     newest = decay[decay["step"] == last]
     ranks = {step: np.unique(np.geomspace(1, len(item), _RANKS).astype(int)) for step, item in found.items()}
     numbers = {
-        "layer": shown(layer), "step": last, "half": int((share < 0.5).sum()) + 1, "most": int((share < 0.95).sum()) + 1,
+        "layer": layer_title(layer), "step": last, "half": int((share < 0.5).sum()) + 1, "most": int((share < 0.95).sum()) + 1,
         "count": len(values), "law": _law(newest),
     }  # fmt: skip
     yield worded(
         _WORDS["spectra"],
         numbers,
         key=figure_key("spectra", probe, layer),
-        title=f"Singular values of {shown(layer)}, probe {probe}",
+        title=f"Singular values of {layer_title(layer)}, probe {probe}",
         svg=spectra(found, "standard deviation"),
         run=view.run,
         layer=layer,

@@ -11,13 +11,19 @@ import numpy as np
 from stratascope.tasks.analysis import Figure
 from stratascope.tasks.contexts import View
 from stratascope.tasks.representation.features import INPUT
-from stratascope.tasks.representation.pictures import figure_key, grid_of, leading_probe, table_of, worded
+from stratascope.tasks.representation.pictures import (
+    figure_key,
+    grid_of,
+    layer_title,
+    leading_probe,
+    table_of,
+    worded,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("step", "probe", "layer", "part", "value", "low", "high", "n", "estimator", "convention")
-_SHOWN = {INPUT: "raw inputs"}
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,6 @@ class LayerMap:
     words: str
     powers: bool = False
     """Whether powers of ten are drawn."""
-
-
-def shown(layer: str) -> str:
-    """The name of a layer for people."""
-    return _SHOWN.get(layer, layer)
 
 
 def layers_in_order(view: View, metric: str, present: Iterable[str]) -> list[str]:
@@ -65,7 +66,7 @@ def layer_map(
             key=figure_key(kind.metric, kind.part.partition("=")[2], probe),
             title=f"{kind.title} by layer, probe {probe}",
             svg=heatmap(
-                drawn, [shown(name) for name in layers], [str(step) for step in steps], kind.label, "layer", "training step"
+                drawn, [layer_title(name) for name in layers], [str(step) for step in steps], kind.label, "layer", "training step"
             ),
             run=view.run,
             probe=probe,
@@ -83,8 +84,8 @@ def _newest(grid: np.ndarray, layers: Sequence[str], steps: Sequence[int]) -> di
     low = int(sound[last[sound].argmin()])
     raw = layers.index(INPUT) if INPUT in layers and np.isfinite(last[layers.index(INPUT)]) else None
     return {
-        "step": steps[-1], "high": shown(layers[high]), "high_value": float(last[high]),
-        "low": shown(layers[low]), "low_value": float(last[low]),
+        "step": steps[-1], "high": layer_title(layers[high]), "high_value": float(last[high]),
+        "low": layer_title(layers[low]), "low_value": float(last[low]),
         "raw": "the raw inputs were not measured" if raw is None else f"the raw inputs have {last[raw]:.3g}",
     }  # fmt: skip
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stratascope.tasks.analysis import Figure
+from stratascope.tasks.representation.features import INPUT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +31,11 @@ def worded(words: Mapping[str, str], numbers: Mapping[str, Any], **figure: Any) 
     """A figure with the six texts of `words`, into which the run's own `numbers` are put."""
     texts: dict[str, Any] = {name: words[name].format_map(dict(numbers)) for name in _TEXTS}
     return Figure(**texts, **figure)
+
+
+def layer_title(layer: str) -> str:
+    """The name of a layer for people."""
+    return "raw inputs" if layer == INPUT else layer
 
 
 def leading_probe(view: View, names: Iterable[str]) -> str:

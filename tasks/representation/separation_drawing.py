@@ -18,9 +18,15 @@ from stratascope.tasks.representation.layer_heatmaps import (
     layer_map,
     layers_in_order,
     newest_by_layer,
-    shown,
 )
-from stratascope.tasks.representation.pictures import even_choice, figure_key, leading_probe, table_of, worded
+from stratascope.tasks.representation.pictures import (
+    even_choice,
+    figure_key,
+    layer_title,
+    leading_probe,
+    table_of,
+    worded,
+)
 
 _DRAWN_CLASSES = 30
 _FRAMES = 24
@@ -64,8 +70,8 @@ def _profile(view: View, probe: str) -> Iterator[Figure]:
     better = [layer for layer, value in zip(layers, values, strict=True) if layer != INPUT and value > raw]
     place = int(np.nanargmax(values))
     numbers = {
-        "n": int(table["n"].max()), "step": step, "best": shown(layers[place]), "value": float(values[place]),
-        "first": f"{shown(better[0])} is the first layer above the raw inputs' {raw:.3f}" if better else "no layer is above the raw inputs" if np.isfinite(raw) else "the raw inputs were not measured",
+        "n": int(table["n"].max()), "step": step, "best": layer_title(layers[place]), "value": float(values[place]),
+        "first": f"{layer_title(better[0])} is the first layer above the raw inputs' {raw:.3f}" if better else "no layer is above the raw inputs" if np.isfinite(raw) else "the raw inputs were not measured",
         "chance": f"permuted labels give {mark['votes by chance']:.3f}" if mark else "chance was not measured",
     }  # fmt: skip
     yield worded(
@@ -73,7 +79,7 @@ def _profile(view: View, probe: str) -> Iterator[Figure]:
         numbers,
         key=figure_key("profile", probe),
         title=f"Layers against the raw inputs at the newest step, probe {probe}",
-        svg=layer_profile([shown(layer) for layer in layers], columns, "score", mark=mark),
+        svg=layer_profile([layer_title(layer) for layer in layers], columns, "score", mark=mark),
         run=view.run,
         probe=probe,
         headline=probe == leading_probe(view, view.metric("silhouette")["probe"].unique()),
@@ -125,7 +131,7 @@ def _collapse(view: View, probe: str) -> Iterator[Figure]:
         _WORDS["collapse"],
         numbers,
         key=figure_key("collapse", probe),
-        title=f"Neural collapse of {shown(layer)}, probe {probe}",
+        title=f"Neural collapse of {layer_title(layer)}, probe {probe}",
         svg=panels(charts),
         run=view.run,
         probe=probe,
@@ -175,7 +181,7 @@ def _matrix_figure(
         _WORDS[key],
         numbers,
         key=figure_key(key, probe, layer),
-        title=f"{title} in {shown(layer)}, probe {probe}",
+        title=f"{title} in {layer_title(layer)}, probe {probe}",
         run=view.run,
         layer=layer,
         probe=probe,
@@ -201,7 +207,7 @@ def _confusion(view: View, probe: str, layer: str) -> Iterator[Figure]:
     counts = list(found.values())[-1]
     numbers = {
         "n": int(counts.sum()), "least": int(counts.sum(1).min()), "true": names[true], "given": names[given],
-        "share": float(last[true, given]), "step": list(found)[-1], "layer": shown(layer),
+        "share": float(last[true, given]), "step": list(found)[-1], "layer": layer_title(layer),
     }  # fmt: skip
     yield _matrix_figure(
         view, probe, layer, "confusion", shares, ("share of the class", "class", "voted class"),
@@ -222,7 +228,7 @@ def _cosines(view: View, probe: str, layer: str) -> Iterator[Figure]:
     one, other = np.unravel_index(int(np.nanargmax(last)), last.shape)
     numbers = {
         "one": names[one], "other": names[other], "highest": float(np.nanmax(last)), "lowest": float(np.nanmin(last)),
-        "ideal": -1 / (len(names) - 1), "step": list(found)[-1], "layer": shown(layer), "classes": len(names),
+        "ideal": -1 / (len(names) - 1), "step": list(found)[-1], "layer": layer_title(layer), "classes": len(names),
     }  # fmt: skip
     yield _matrix_figure(
         view, probe, layer, "cosines", found, ("cosine", "class", "other class"), "Angles between class means", numbers,

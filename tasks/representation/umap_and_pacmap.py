@@ -27,7 +27,7 @@ def require(method: str) -> None:
         importlib.import_module(PACKAGES[method])
     except ImportError:
         raise DoesNotApply(
-            f"method {method!r} needs a package that is not installed: pip install 'stratascope[umap]'."
+            f"method {method!r} needs a package that is not installed: pip install 'stratascope[{method}]'."
         ) from None
 
 

@@ -153,7 +153,7 @@ def test_new_samples_join_their_class_and_do_not_depend_on_each_other(dimensions
 # UMAP compiles itself for half a minute first.
 @pytest.mark.parametrize("method", [pytest.param("umap", marks=pytest.mark.slow), "pacmap"])
 def test_the_extras_part_clusters_repeat_to_the_byte_and_stay_near_their_start(method: str):
-    pytest.importorskip(method, reason=f"{method} is an extra: pip install 'stratascope[umap]'")
+    pytest.importorskip(method, reason=f"{method} is an extra: pip install 'stratascope[{method}]'")
     values, targets = blobs()
     scores = scores_of(values)
     mapper = GraphMap(method)
