@@ -22,6 +22,8 @@ from stratascope.tasks.representation.pictures import even_choice, figure_key, l
 _FLAT_POINTS = 600
 _SOLID_POINTS = 500
 _FRAMES = 40
+_MOST_SPREAD = 5
+"""Where the largest step's map is so many times as wide as the smallest's, one scale would leave a dot of the small ones."""
 _MOST_CLASSES = 40
 """Of more different whole numbers than these, targets are taken for amounts."""
 
@@ -54,6 +56,22 @@ class LayerView:
         if name.endswith("_3d") and "sample_id_3d" in self.arrays:
             return np.isin(every, self.arrays["sample_id_3d"])
         return np.ones(len(every), bool)
+
+    def spread(self, name: str) -> float:
+        """How many times as wide the widest step's map is as the narrowest's."""
+        edges = self._edges(name)
+        return float(edges.max() / edges.min())
+
+    def drawn(self, name: str, places: list[int]) -> np.ndarray:
+        """float (step, sample, component) at `places` of the steps: on one scale, or where that would leave dots of some
+        maps each from -1 to 1."""
+        maps: np.ndarray = self.arrays[name][places]
+        if self.spread(name) <= _MOST_SPREAD:
+            return maps
+        return maps / self._edges(name)[places][:, None, None]
+
+    def _edges(self, name: str) -> np.ndarray:
+        return np.maximum(np.abs(self.arrays[name]).max(axis=(1, 2)).astype(np.float64), 1e-300)
 
     def facts(self, name: str) -> dict[str, Any]:
         """The attributes of one of the arrays; empty where there is none."""
@@ -125,13 +143,13 @@ def _map(here: LayerView, name: str) -> Figure:
     from stratascope.tasks.report.animation import animated_points
     from stratascope.tasks.report.style import moving_points
 
-    view, placed = here.view, here.arrays[name]
+    view = here.view
     groups, names = here.groups
     chosen = [here.steps.index(step) for step in even_choice(here.steps, _FRAMES)]
     solid = name.endswith("_3d")
-    thin = slice(None, None, -(-placed.shape[1] // (_SOLID_POINTS if solid else _FLAT_POINTS)))
+    thin = slice(None, None, -(-here.arrays[name].shape[1] // (_SOLID_POINTS if solid else _FLAT_POINTS)))
     groups = None if groups is None else groups[here.inside(name)][thin]
-    maps = placed[chosen][:, thin]
+    maps = here.drawn(name, chosen)[:, thin]
     shown = [here.steps[place] for place in chosen]
     title = f"{TITLES[name]} of {layer_title(here.layer)}, probe {here.probe}"
     if solid:
@@ -161,10 +179,14 @@ def _numbers(here: LayerView, name: str, drawn: int) -> dict[str, Any]:
     lowest = trust.loc[trust["value"].idxmin()]
     measure = {"pca": "explained_variance", "tsne": "kl_divergence"}.get(name.split("_")[0], "trustworthiness")
     number = here.view.metric(measure, **where)
+    warnings, scale = warnings_of(here.view, where), "One scale for all steps: growth and collapse can be seen."
+    if here.spread(name) > _MOST_SPREAD:
+        scale = f"The widest step's map is {here.spread(name):.0f} times as wide as the narrowest's: each is drawn on a scale of its own."
+        warnings = f"{warnings} {scale}".strip()
     return {
         "n": here.arrays[name].shape[1], "drawn": drawn, "trust": lowest["value"], "step": int(lowest["step"]),
         "verdict": verdict(lowest["value"]), "number": number["value"].iloc[-1], "first": number["value"].iloc[0],
-        "estimator": number["estimator"].iloc[-1], "warnings": warnings_of(here.view, where),
+        "estimator": number["estimator"].iloc[-1], "warnings": warnings, "scale": scale,
         "starts": STARTS[here.comparable], "kept": here.kept(name),
     }  # fmt: skip
 

@@ -38,7 +38,7 @@ def explorer_figure(view: View, probe: str, layers: Sequence[LayerView]) -> Figu
     shown = even_choice(steps, max(_FEWEST_FRAMES, min(_FRAMES, room)))
     points = min(points, max(100, _MOST_PLACES // (len(shown) * len(names) * len(layers))))
     maps = [
-        [here.arrays[name][[here.steps.index(step) for step in shown]][:, :points] for name in names]
+        [here.drawn(name, [here.steps.index(step) for step in shown])[:, :points] for name in names]
         for here in layers
     ]
     groups, kinds = first.groups
@@ -52,7 +52,7 @@ def explorer_figure(view: View, probe: str, layers: Sequence[LayerView]) -> Figu
     trust = view.metric("trustworthiness", probe=probe)
     trust = trust[trust["part"].isin([f"map={name}" for name in names])]
     worst = trust.loc[trust["value"].idxmin()]
-    told = f"The least trustworthy of these maps is {TITLES[worst['part'].removeprefix('map=')]} of {worst['layer']} at step {int(worst['step']):,}."
+    told = f"The least trustworthy of these maps is {TITLES[worst['part'].removeprefix('map=')]} of {layer_title(worst['layer'])} at step {int(worst['step']):,}."
     numbers = {
         "drawn": points, "n": len(first.arrays["sample_id"]), "frames": len(shown), "steps": len(steps),
         "worst": told, "trust": worst["value"], "pictures": " and picture" if pictures is not None else "",

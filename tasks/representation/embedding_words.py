@@ -23,7 +23,7 @@ _WORDS: dict[str, dict[str, str]] = {
         "caution": "The plane holds {number:.0%} of the variance at the last step ({first:.0%} at the first): what overlaps here may be apart in the rest. Trustworthiness is lowest at step {step} with {trust:.2f}: {verdict}. {warnings} {drawn} of {n} samples are drawn.{kept}",
         "audience": "For a first, honest look.",
         "practitioner": "When classes separate here already, a linear model on these features will do.",
-        "researcher": "Each step has its own plane, found by PCA ({estimator}); within it the picture is turned by orthogonal Procrustes, without scaling, onto the plane of one step that was kept at the first audit, so that growth stays visible and old pictures stay where they are.",
+        "researcher": "Each step has its own plane, found by PCA ({estimator}); within it the picture is turned by orthogonal Procrustes, without scaling, onto the plane of one step that was kept at the first audit, so that old pictures stay where they are. {scale}",
     },
     "pca_3d": {
         "shows": "The same principal directions with the third one added; drag to turn, slide to change the step.",
@@ -31,7 +31,7 @@ _WORDS: dict[str, dict[str, str]] = {
         "caution": "Three directions hold {number:.0%} of the variance at the last step over {n} samples, of which {drawn} are drawn; perspective hides the rest. Trustworthiness is lowest at step {step} with {trust:.2f}: {verdict}. {warnings}{kept}",
         "audience": "For readers who want to see whether overlap is real or a matter of the view.",
         "practitioner": "Use it when the flat map shows two classes on top of each other.",
-        "researcher": "One scale on all three axes and for all steps: compare radii over training for signs of collapse.",
+        "researcher": "One scale on all three axes. {scale}",
     },
     "tsne_2d": {
         "shows": "A map that keeps near samples near, coloured by class, for every step.",

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from stratascope.tasks.analysis import named
 from stratascope.tasks.models import mlp
 from stratascope.tasks.representation.embedding import EmbeddingOptions
+from stratascope.tasks.representation.embedding_drawing import layer_views
 
 SIZE = {"inputs": 6, "widths": [8, 4], "outputs": 3}
 FAST = {"iterations": 50, "dimensions": (2,)}
@@ -147,3 +148,22 @@ def test_layers_can_be_named_by_globs_and_samples_and_steps_limited(little_audit
 def test_layers_by_number_are_refused_since_numbers_change_with_what_is_captured(pattern: str):
     with pytest.raises(ValidationError, match="name the layers"):
         EmbeddingOptions(layers=(pattern,))
+
+
+@pytest.mark.parametrize(("factor", "own"), [(1.5, False), (200.0, True)])
+def test_a_step_that_dwarfs_the_others_leaves_no_dots_of_them(little_audit, factor: float, own: bool):
+    large = network(1)
+    with torch.no_grad():
+        for weight in large.parameters():
+            weight.mul_(factor)
+    audit = audited(little_audit, {0: network(0), 1: large, 2: network(2)})
+    audit.analyse("embedding", **FAST, methods=("pca",))
+    (here,) = layer_views(audit.view("embedding"), EmbeddingOptions())
+    edges = np.abs(here.drawn("pca_2d", [0, 1, 2])).max(axis=(1, 2))
+    cautions = [figure.caution for figure in audit.draw("embedding") if figure.key.startswith("pca_2d")]
+    assert len(cautions) == 1
+    assert ("on a scale of its own" in cautions[0]) == own
+    if own:
+        np.testing.assert_allclose(edges, 1.0, rtol=1e-6)
+    else:
+        np.testing.assert_array_equal(here.drawn("pca_2d", [0, 1, 2]), here.arrays["pca_2d"])
