@@ -10,7 +10,7 @@ import torch
 from stratascope.tasks.analysis import discover
 from stratascope.tasks.models import mlp
 from stratascope.tasks.representation.features import FeatureOptions
-from tests.tasks.representation.conftest import LittleAudit
+from tests.tasks.conftest import LittleAudit
 
 KEYS = ["metric", "step", "layer", "part", "status", "other_run", "other_layer", "other_step"]
 NAMES = sorted(name for name, analysis in discover().items() if issubclass(analysis.options, FeatureOptions))

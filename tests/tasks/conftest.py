@@ -25,7 +25,9 @@ import numpy as np
 def probe(path, names=()):
     found = dict(np.load(path))
     masks = {"mask": found.pop("mask")} if "mask" in found else {}
-    return {**found, **masks, "class_names": list(names)}
+    scaling = found.pop("denormalize", None)
+    shown = {} if scaling is None else {"denormalize": {"mean": scaling[0], "std": scaling[1], "scale": 255.0}}
+    return {**found, **masks, **shown, "class_names": list(names)}
 """
 
 
@@ -45,6 +47,7 @@ class LittleAudit:
         (folder / f"{self.module}.py").write_text(FACTORY)
 
     def probe(self, name: str, role="test", class_names=(), **arrays) -> None:
+        """Keep a probe; `denormalize` (mean, std) says how pixels were normalised."""
         path = self.folder / f"{name}.npz"
         np.savez(path, **arrays)
         args = {"path": str(path), "names": list(class_names)}
