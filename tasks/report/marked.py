@@ -33,9 +33,9 @@ def marked_heatmap(
             edgecolor="white", linewidths=1.1, label=name, zorder=5,
         )  # fmt: skip
     if any(len(places) for places in marks.values()):
-        axes.legend(
-            loc="upper left", bbox_to_anchor=(0.0, -0.1 - 1.1 / (len(rows) + 4)), frameon=False, fontsize=10,
-            labelcolor=INK, ncols=1, handletextpad=0.2, borderaxespad=0.0,
+        figure.legend(
+            loc="outside lower left", frameon=False, fontsize=10, labelcolor=INK, ncols=1, handletextpad=0.2,
+            borderaxespad=0.0,
         )  # fmt: skip
     return to_svg(figure)
 

@@ -229,16 +229,16 @@ def _churn(view: View, probe: str) -> Figure | None:
         "n": int(rows["n"].min() if len(rows) else answers["n"].min()),
         "k": rows["convention"].iloc[0].rpartition("k=")[2] if len(rows) else "0",
         "step": int(max(steps[-1] for steps, _ in series.values())), "most": most, "value": f"{last[most]:.3f}",
-        "answers": f"{answers['value'].iloc[-1]:.1%} of the predictions" if len(answers) else "no prediction that is known",
+        "answers": f"{answers['value'].iloc[-1]:.1%} of the predictions" if len(answers) else "",
     }  # fmt: skip
     both = [item for item in (rows, answers) if len(item)]
     import pandas as pd
 
     return worded(
-        _WORDS["churn"],
+        _WORDS["churn" if len(answers) else "neighbours"],
         numbers,
         key=figure_key("churn", probe),
-        title=f"Neighbours and predictions that changed, probe {probe}",
+        title=f"{'Neighbours and predictions' if len(answers) else 'Neighbours'} that changed, probe {probe}",
         svg=lines(series, "fraction changed", bands=bands),
         run=view.run,
         probe=probe,

@@ -43,6 +43,14 @@ WORDS: dict[str, dict[str, str]] = {
         "practitioner": "High prediction churn at equal accuracy means that users see other mistakes after each update.",
         "researcher": "Intervals are over samples, which share neighbours, and so are a little too narrow. Churn counts replaced neighbours whatever their rank.",
     },
+    "neighbours": {
+        "shows": "Which share of each sample's {k} nearest neighbours in a layer is new since the checkpoint before.",
+        "reading": "0 means that every sample kept its neighbours. A layer whose line falls has settled what it takes for alike.",
+        "caution": "At step {step} {most} has the most, {value}; with neighbours at random it would be {chance}. Over {n} samples; with few samples or many features near neighbours are close calls. The targets are no classes, so how far predictions moved has a picture of its own.",
+        "audience": "For whoever relies on nearest neighbours from one checkpoint to the next.",
+        "practitioner": "Where late layers keep exchanging neighbours, searches by likeness need a new index after each update.",
+        "researcher": "Intervals are over samples, which share neighbours, and so are a little too narrow. Churn counts replaced neighbours whatever their rank.",
+    },
     "transitions": {
         "shows": "The share of samples that became right, became wrong, and changed from one wrong answer to another since the checkpoint before.",
         "reading": "Accuracy rises by the first less the second. Two lines of equal height mean that the network trades samples instead of gaining any.",
