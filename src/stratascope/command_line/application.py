@@ -102,9 +102,8 @@ def train(config: Config, overrides: Set = None, as_json: Json = False, debug: D
     if as_json:
         print_json({"schema": 1, **asdict(summary)})
     else:
-        print(
-            f"{summary.checkpoints} checkpoints in {summary.directory}; test accuracy {summary.test_accuracy:.4f}"
-        )
+        accuracy = auditing.told_accuracy(summary.test_accuracy, "; ")
+        print(f"{summary.checkpoints} checkpoints in {summary.directory}{accuracy}")
     return 0
 
 

@@ -269,9 +269,12 @@ def train(config: Path, overrides: list[str], quiet: bool = False) -> TrainingSu
 
     def tell(step: int, last: int, record: dict[str, float]) -> None:
         if not quiet:
-            console.print(
-                f"step {step:>7} of {last}: training loss {record['train_loss']:.4f}, "
-                f"test accuracy {record['test_accuracy']:.4f}"
-            )
+            accuracy = told_accuracy(record["test_accuracy"], ", ")
+            console.print(f"step {step:>7} of {last}: training loss {record['train_loss']:.4f}{accuracy}")
 
     return train_series(settings, config.absolute().parent, tell)
+
+
+def told_accuracy(accuracy: float, before: str) -> str:
+    """`before` and the accuracy on the test samples in words; nothing where targets are amounts."""
+    return f"{before}test accuracy {accuracy:.4f}" if accuracy == accuracy else ""
