@@ -1,8 +1,8 @@
 """What an analysis is: its registration, what it hands back, what it draws.
 
-An analysis is one file. It registers itself with `register`; `discover` imports the folders of questions and
-third-party entry points. Modules of analyses must import quickly: torch, scikit-learn, openTSNE and
-matplotlib belong inside their functions.
+An analysis is one file. It registers itself with a line `ANALYSIS = register(`; `discover` imports the files of the
+questions' folders that have one, and third-party entry points. Such files, and what they import, must load quickly: torch,
+scikit-learn, openTSNE and matplotlib belong inside their functions. Files of maths beside them may import what they need.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import pkgutil
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.abc import SourceLoader
 from typing import Any, Literal
 
 import numpy as np
@@ -156,10 +158,22 @@ def _import_all() -> None:
     """Once for each process: reading the entry points of everything installed takes 40 ms."""
     for question in QUESTIONS:
         package = importlib.import_module(f"stratascope.tasks.{question}")
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"stratascope.tasks.{question}.{module.name}")
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            if _registers(module):
+                importlib.import_module(module.name)
     for entry in importlib.metadata.entry_points(group="stratascope.analyses"):
         entry.load()
+
+
+def _registers(module: pkgutil.ModuleInfo) -> bool:
+    """Whether a file has the line that registers an analysis; it is read, not run."""
+    found = module.module_finder.find_spec(module.name, None)
+    if found is None or not isinstance(found.loader, SourceLoader):
+        return True
+    return (
+        re.search(rb"^ANALYSIS\b.*= register\(", found.loader.get_data(str(found.origin)), re.MULTILINE)
+        is not None
+    )
 
 
 def named(name: str) -> Analysis:
