@@ -106,8 +106,14 @@ class LogisticPath:
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """float64 (sample, class); 0 for a class that the training set lacks."""
+        from scipy.special import softmax
+
+        model = self.model
+        scores = features.astype(np.float64) @ model.coef_.T.astype(np.float64) + model.intercept_
+        if scores.shape[1] == 1:  # two classes share one line of coefficients
+            scores = np.concatenate([np.zeros_like(scores), scores], axis=1)
         found = np.zeros((len(features), self.classes))
-        found[:, self.model.classes_] = self.model.predict_proba(features)
+        found[:, model.classes_] = softmax(scores, axis=1)
         return found
 
     @property
