@@ -154,9 +154,8 @@ class _Baselines:
     def inputs(self) -> np.ndarray:
         """float64 (sample, number). Raises DoesNotApply where they are no numbers."""
         shown = self.context.probes[self.probe]
-        order = np.argsort(shown.sample_id, kind="stable")
-        rows = order[np.searchsorted(shown.sample_id, self.samples, sorter=order)]
-        return inputs_in_order(shown, rows)
+        places = {identity: row for row, identity in enumerate(shown.sample_id.tolist())}
+        return inputs_in_order(shown, np.array([places[item] for item in self.samples.tolist()], np.int64))
 
     @cached_property
     def inputs_width(self) -> int:
@@ -166,7 +165,7 @@ class _Baselines:
     def _origin(self, place: tuple[str, ...]) -> str:
         parts = {
             "version": ANALYSIS.version, "what": list(place), "inputs": self.context.probes[self.probe].digest,
-            "samples": array_digest(self.samples), "fold": array_digest(self.fold), "path": list(self.path),
+            "samples": [str(item) for item in self.samples.tolist()], "fold": array_digest(self.fold), "path": list(self.path),
             "seed": self.options.seed,
         }  # fmt: skip
         return identity_of(parts)
