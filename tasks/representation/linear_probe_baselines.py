@@ -113,12 +113,14 @@ class _Baselines:
         self.steps = []
         for step in sorted(self.context.steps, reverse=True):
             here = self.context.at(step)
-            found = [here.found(PROBE_ANALYSIS, self.probe, name) for name in ("sample_id", "target", "fold")]
-            if any(item is None for item in found):
+            samples, target, fold = (
+                here.found(PROBE_ANALYSIS, self.probe, name) for name in ("sample_id", "target", "fold")
+            )
+            if samples is None or target is None or fold is None:
                 continue
             if not self.steps:
-                self.samples, self.target, self.fold = (np.asarray(item) for item in found)
-            if np.array_equal(found[0], self.samples) and np.array_equal(found[2], self.fold):
+                self.samples, self.target, self.fold = samples, target, fold
+            if np.array_equal(samples, self.samples) and np.array_equal(fold, self.fold):
                 self.steps.insert(0, step)
         if not self.steps:
             raise DoesNotApply(f"no layer could be probed on probe {self.probe!r}: `linear_probe` says why")

@@ -6,11 +6,14 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from stratascope.storage.units import Unit
 from stratascope.tasks.analysis import _REGISTRY, named
+from stratascope.tasks.checks.evaluate import evaluate
+from stratascope.tasks.checks.spec import CheckSpec
 from stratascope.tasks.in_memory import analyse
 from stratascope.tasks.models import mlp
 from tests.tasks.representation.blobs import blobs
@@ -252,6 +255,21 @@ def test_amounts_are_explained_by_a_ridge_probe(undrawn):
     noise = rows[(rows.layer == "noise") & (rows.metric == "linear_probe_r2") & (rows.part == "")]
     assert noise.value.item() < 0.2
     assert set(rows.metric) == {"linear_probe_r2", "linear_probe_overfit", "linear_probe_regularization", "permutation_p_value"}  # fmt: skip
+
+
+def test_a_layer_that_loses_its_classes_is_raised_by_the_suite(audit, undrawn):
+    """The condition `linear-probe-fall` on findings as they are filed, controls and baselines among them."""
+    values, targets = blobs(3, 24, 10)
+    noise = np.random.default_rng(0).normal(size=values.shape)
+    layers = {"lost": np.stack([values, values, noise]), "kept": np.stack([values, values, values])}
+    rows = analyse("linear_probe", activations=layers, targets=targets, steps=(0, 1, 2), **FAST).rows
+    raised = evaluate(rows, [CheckSpec(suite="progress")]).raised
+    assert [(item.name, item.layer, item.step) for item in raised] == [("linear-probe-fall", "lost", 2)]
+    every = pd.concat([audit.view(name).rows for name in NAMES])
+    healthy = evaluate(every, [CheckSpec(suite="progress")])
+    assert healthy.raised == ()
+    judged = {item.check.name for item in healthy.conditions if item.total.get("pass")}
+    assert judged == {"linear-probe-fall"}
 
 
 @pytest.mark.parametrize("name", NAMES)
