@@ -40,7 +40,7 @@ from stratascope.tasks.representation.scored import P_VALUE
 class LinearProbeOptions(FeatureOptions):
     """Which layers are probed, with which penalties, and against which controls."""
 
-    regularization: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    regularization: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
     """Values of C, the inverse of the L2 penalty, for features of mean variance 1; inner folds choose among them."""
     folds: int = Field(default=5, ge=3, le=20)
     """So many parts are held out in turn; a class with fewer different samples is left out."""
