@@ -34,7 +34,6 @@ from stratascope.tasks.representation.resampling import bootstrap_counts
 
 NAME, PROBE_ANALYSIS = "linear_probe_baselines", "linear_probe"
 MARGIN, MARGIN_P, FIRST = "margin_over_inputs", "margin_p_value", "first_layer_beyond_inputs"
-_SMALLEST_LEVEL = 0.05
 
 
 class BaselineOptions(Options):
@@ -43,7 +42,7 @@ class BaselineOptions(Options):
     methods: tuple[Method, ...] = Field(default=METHODS, min_length=1)
     random_features: bool = True
     """Whether one untrained layer, as wide as each layer, is probed too."""
-    level: float = Field(default=_SMALLEST_LEVEL, gt=0, lt=1)
+    level: float = Field(default=0.05, gt=0, lt=1)
     """A layer beats the inputs where its corrected p-value lies below."""
     bootstrap: int = Field(default=200, ge=0)
     """Rounds of resampling behind each baseline's interval."""
@@ -116,7 +115,7 @@ class _Baselines:
             samples, target, fold = (
                 here.found(PROBE_ANALYSIS, self.probe, name) for name in ("sample_id", "target", "fold")
             )
-            if samples is None or target is None or fold is None:
+            if samples is None or target is None or fold is None or not self._probed_layers(step):
                 continue
             if not self.steps:
                 self.samples, self.target, self.fold = samples, target, fold

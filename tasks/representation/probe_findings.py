@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stratascope.errors import DoesNotApply
 from stratascope.storage.ledger import Row
 from stratascope.storage.names import encode_path_part
 from stratascope.tasks.analysis import Findings, NamedArray
@@ -139,7 +140,10 @@ class LayerProbe:
         null = []
         for order in permutations(len(places), self.work.permutations, self.work.seed):
             drawn = places[order]
-            answers = held_out_answers(self.values, drawn, halves, strength, _NULL_TOLERANCE, _NULL_ITERATIONS)
+            try:
+                answers = held_out_answers(self.values, drawn, halves, strength, _NULL_TOLERANCE, _NULL_ITERATIONS)
+            except DoesNotApply as reason:
+                return [self.features.refusal(ACCURACY, f"with shuffled labels, {reason}", part=SHUFFLED)]
             null.append(float((answers == drawn).mean()))
         return self._null_rows(ACCURACY, score, null, f"{about};C={strength:g};halves")
 
@@ -163,7 +167,10 @@ class LayerProbe:
         if isinstance(control, str):
             return [self.features.refusal("selectivity", control)] if control else []
         used = np.unique(control, return_inverse=True)[1]
-        learned = held_out_answers(self.values, used, self.fold, strength) == used
+        try:
+            learned = held_out_answers(self.values, used, self.fold, strength) == used
+        except DoesNotApply as reason:
+            return [self.features.refusal("selectivity", f"in the control task, {reason}")]
         where = f"{about};C={strength:g}"
         how = "held out, one draw of labels for clusters of raw inputs"
         counts = self.samples.counts
