@@ -22,7 +22,7 @@ FAST = {"regularization": (1e-2, 1.0), "folds": 3, "bootstrap": 20, "permutation
 NAMES = ("linear_probe", "linear_probe_baselines")
 TEXTS = ("shows", "reading", "caution", "audience", "practitioner", "researcher")
 SIZE = {"inputs": 6, "widths": [8], "outputs": 3}
-STEPS = (0, 5, 20)
+STEPS = (0, 20)
 COLUMNS = ["metric", "step", "layer", "part", "value", "low", "high", "n", "status"]
 
 
@@ -36,7 +36,7 @@ def data(count: int = 90, seed: int = 0):
 
 @pytest.fixture(scope="module")
 def audit(lasting_audit):
-    """Three steps of a perceptron; the same probe once as it is and once in another order; both analyses."""
+    """Two steps of a perceptron; the same probe once as it is and once in another order; both analyses."""
     found = lasting_audit("stratascope.tasks.models:mlp", SIZE)
     inputs, targets = data()
     order = np.random.default_rng(1).permutation(len(inputs))
@@ -103,7 +103,7 @@ def test_another_order_of_the_probe_gives_the_same_numbers(audit, name):
         rows[rows.probe == probe][COLUMNS].sort_values(COLUMNS[:4]).reset_index(drop=True)
         for probe in audit.probes
     )
-    assert len(one) > 20
+    assert len(one) > 15
     values = ["value", "low", "high"]
     np.testing.assert_allclose(one[values], other[values], rtol=1e-5, atol=1e-6)
     assert one.drop(columns=values).equals(other.drop(columns=values))
