@@ -4,7 +4,7 @@ from __future__ import annotations
 
 WORDS: dict[str, dict[str, str]] = {
     "profile": {
-        "shows": "For each layer, at the newest step, how often a linear classifier on its features is right about samples that it has not seen, beside two controls: the same classifier on labels that belong to clusters of look-alikes, and on shuffled labels. Bars are 95 % intervals.",
+        "shows": "For each layer, at the newest step, how often a linear classifier on its features is right about samples that it has not seen, beside two controls: the same classifier on labels that belong to clusters of look-alikes, and on shuffled labels. Bars are 95 % intervals; for shuffled labels they hold the middle 95 % of the rounds.",
         "reading": "Read downwards along the network. The gap to the control task is what the layer says of the classes rather than of how samples look; shuffled labels show what chance gives.",
         "caution": "At step {step}, over {n} samples, {best} is highest with {value:.3f}; {selective}; {chance}. What a probe can read, the network need not use.",
         "audience": "For everyone who asks where in the network the classes can be read off.",
@@ -48,7 +48,7 @@ WORDS: dict[str, dict[str, str]] = {
         "reading": "Where the dashed line runs away from the other to the right, the probe learns by heart. A held-out line that is flat says that the choice hardly matters.",
         "caution": "At step {step}, with C from {low} to {high} and {n} samples, the widest gap between training and held-out score is {gap:.3f}, in {widest}; {ends}.{shown}",
         "audience": "For judging whether a layer's score depends on how the probe was tuned.",
-        "practitioner": "If the best C lies at an end of the axis, set `regularization` wider and look again.",
+        "practitioner": "If the best C lies at an end of the axis, widen the option regularization and look again.",
         "researcher": "Means over the outer folds. Features have mean variance 1, so C means the same in all layers; norms of the coefficients are in the table.",
     },
     "description": {
@@ -62,15 +62,15 @@ WORDS: dict[str, dict[str, str]] = {
     "baselines": {
         "shows": "Held-out accuracy of the layers' probes at each checkpoint, and as dashed lines what traditional methods reach on the raw inputs of the same samples, in the same folds.",
         "reading": "A layer whose line lies above all dashed ones tells more, to a linear classifier, than any of these methods gets from the data itself.",
-        "caution": "The best method is {best} with {share:.3f}, over {n} samples; at step {step} {above} of {layers} layers lie above it. The methods have learned from these {n} samples only, the network from its own training data, so the first checkpoint is the fair comparison: there {at_first} lie above it. {role}. {shown}.",
+        "caution": "The best method is {best} with {share:.3f}, over {n} samples; at step {step}, {above} of {layers} layers lie above it. The methods have learned from these {n} samples only, the network from its own training data, and the first checkpoint is the fair comparison: {at_first} of {layers} layers lie above it there. {role}. {shown}.",
         "audience": "For everyone who asks what the network adds to the data.",
         "practitioner": "If no layer exceeds the best method, that method does the job with less.",
-        "researcher": "Same folds, constants by inner folds. Logistic regression is the layers' own probe on raw inputs, the other methods are those of `compare`.",
+        "researcher": "Same folds, constants by inner folds. Logistic regression is the layers' own probe on raw inputs, the other methods and their constants are those that comparisons of runs use.",
     },
     "margin": {
         "shows": "By how much each layer's probe is better than {best}, the best traditional method on raw inputs, on the same samples; a ring marks the first layer that beats it beyond chance.",
         "reading": "Purple is better than the method, orange worse. The ring moves up when earlier layers learn enough; columns without a ring have no layer that wins.",
-        "caution": "At step {step} the margin goes from {low_value:+.3f} in {low} to {high_value:+.3f} in {high}, over {n} samples; {sure}; {first}.",
+        "caution": "At step {step} the margin goes from {low_value:+.3f} in {low} to {high_value:+.3f} in {high}, over {n} samples; {sure}; {first}. The method has learned from these samples only, the network from its own training data.",
         "audience": "For finding the layer from which on the network is ahead of the traditional method.",
         "practitioner": "Layers before the ring do preparatory work that a plain method on pixels does as well.",
         "researcher": "Exact McNemar tests, Holm over the layers of a step, level {level:g}. The best method was chosen on these very samples, which makes the test strict. Margins at different steps share samples.",
