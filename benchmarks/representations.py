@@ -23,6 +23,8 @@ SAMPLES, FEATURES, CLASSES = 2000, 512, 10
 ROUNDS = 200
 LIMITS = {0: 2.0, ROUNDS: 20.0}
 """Seconds that a group may take, by rounds of resampling."""
+OWN_LIMITS = {"linear probe": {0: 10.0, ROUNDS: 20.0}}
+"""A probe is fitted ninety times for its path and folds alone."""
 
 Work = Callable[[], Any]
 
@@ -68,6 +70,25 @@ def geometry(rounds: int) -> Work:
     return lambda: measure(item, GeometryOptions(bootstrap=rounds), "classification", Findings())
 
 
+def linear_probe(rounds: int) -> Work:
+    """The probe of the layer with its path of penalties; with `rounds`, intervals and the default controls too."""
+    from stratascope.tasks.analysis import Findings
+    from stratascope.tasks.representation.linear_probe import LinearProbeOptions
+    from stratascope.tasks.representation.probe_controls import control_labels
+    from stratascope.tasks.representation.probe_findings import LayerProbe, ProbeSamples
+    from stratascope.tasks.representation.probe_folds import stratified_folds
+    from stratascope.tasks.representation.resampling import bootstrap_counts
+
+    item = features()
+    values, classes, _ = layer()
+    plain = {"permutations": 0, "control_groups": 0, "block_fractions": ()}
+    options = LinearProbeOptions(bootstrap=rounds, **({} if rounds else plain))
+    folds = stratified_folds(classes, np.arange(SAMPLES), options.folds)
+    control = control_labels(values, classes, options.control_groups, 0) if rounds else ""
+    samples = ProbeSamples(folds, classes, bootstrap_counts(SAMPLES, rounds, 0), control)
+    return lambda: LayerProbe(item, samples, options.work).file_classes(Findings())
+
+
 def scikit_learn(rounds: int) -> Work:
     """Beside them: scikit-learn's silhouette, Davies-Bouldin index and leave-one-out votes, without any interval."""
     from sklearn.metrics import davies_bouldin_score, silhouette_score
@@ -87,6 +108,7 @@ def scikit_learn(rounds: int) -> Work:
 CASES: dict[str, tuple[Callable[[int], Work], tuple[int, ...]]] = {
     "separation": (separation, (0, ROUNDS)),
     "geometry": (geometry, (0, ROUNDS)),
+    "linear probe": (linear_probe, (0, ROUNDS)),
     "scikit-learn: three of separation's scores": (scikit_learn, (0,)),
 }
 """The groups, and with how many rounds of resampling each is measured."""
@@ -119,7 +141,7 @@ def main() -> None:
         case: {
             "seconds": summary(found), "processor seconds": summary(found, "processor_seconds"),
             "peak megabytes": max(item["peak_bytes"] for item in found) / 1e6,
-            "limit in seconds": LIMITS[int(case.rpartition(" ")[2])],
+            "limit in seconds": OWN_LIMITS.get(case.rpartition(", rounds ")[0], LIMITS)[int(case.rpartition(" ")[2])],
         }
         for case, found in runs.items()
     }  # fmt: skip

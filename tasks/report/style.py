@@ -75,13 +75,15 @@ def lines(
     logarithmic: bool = False,
     height: float = 3.2,
     bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+    references: Mapping[str, tuple[float, float, float]] | None = None,
 ) -> str:
     """One line over training steps for each name, as SVG; each line is named at its end.
 
-    `bands` gives the lower and upper ends of an interval for a name, drawn as a pale band.
+    `bands` gives the lower and upper ends of an interval for a name, drawn as a pale band. `references` are values
+    (value, low, high) that no step changes, by name: dashed lines from side to side, with their intervals.
     """
     named = _named_lines(series)
-    figure, axes = new_axes(height=max(height, 0.19 * len(named) + 0.7))
+    figure, axes = new_axes(height=max(height, 0.19 * (len(named) + len(references or {})) + 0.7))
     every: list[int] = []
     for number, (name, (steps, values)) in enumerate(series.items()):
         colour = COLOURS[number % len(COLOURS)]
@@ -94,18 +96,35 @@ def lines(
         if bands and name in bands:
             axes.fill_between(steps, *bands[name], color=colour, alpha=0.16, linewidth=0)
         every += list(steps)
+    constant = _references(axes, references or {}, every or [0])
     step_axis(axes, every or [0])
     axes.set_ylabel(label)
     if logarithmic and all(value > 0 for _, values in series.values() for value in values if np.isfinite(value)):
         axes.set_yscale("log")
         _few_log_ticks(axes)
         axes.set_ylabel(f"{label}, logarithmic")
-    if len(series) > 1:
-        _name_ends(axes, {name: (n, *series[name]) for n, name in enumerate(series) if name in named})
+    if len(series) + len(constant) > 1:
+        ends = {name: (n, *series[name]) for n, name in enumerate(series) if name in named}
+        _name_ends(axes, ends | constant)
     if len(named) < len(series):
         note = f"the {_MOST_NAMED // 2} highest and lowest of {len(series)} lines are named"
         axes.set_title(note, fontsize=9.5, color=INK, loc="left")
     return to_svg(figure)
+
+
+def _references(
+    axes: Any, references: Mapping[str, tuple[float, float, float]], steps: Sequence[int]
+) -> dict[str, tuple[int, Sequence[int], Sequence[float]]]:
+    """Draw dashed lines, coloured from the palette's end; what `_name_ends` needs to name them."""
+    found: dict[str, tuple[int, Sequence[int], Sequence[float]]] = {}
+    for place, (name, (value, low, high)) in enumerate(references.items()):
+        number = 2 * len(COLOURS) - 1 - place % len(COLOURS)
+        colour = COLOURS[number % len(COLOURS)]
+        axes.axhline(value, color=colour, linewidth=1.4, linestyle="--")
+        if np.isfinite(low) and np.isfinite(high):
+            axes.axhspan(low, high, color=colour, alpha=0.1, linewidth=0)
+        found[name] = number, [max(steps)], [value]
+    return found
 
 
 def _named_lines(series: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> set[str]:

@@ -58,7 +58,11 @@ def healthy(seed: int, steps: np.ndarray, samples: int = 1000) -> pd.DataFrame:
     file("misplaced_score", generator.uniform(0, 0.5, len(steps)))
     file("knn_accuracy", 0.6 + 0.3 * learned, probe="test", layer="fc2", part="space=features")
     file("saturated_fraction", np.full(len(steps), 0.1), probe="test", layer="fc1")
-    file("linear_probe_accuracy", 0.5 + 0.4 * learned, probe="test", layer="fc1")
+    true = 0.5 + 0.4 * learned
+    seen = generator.binomial(samples, true) / samples
+    file("linear_probe_accuracy", seen, np.sqrt(true * (1 - true)) * sure, probe="test", layer="fc1")
+    by_chance = generator.uniform(0, 0.4, len(steps))  # a control is no score: nothing watches it
+    file("linear_probe_accuracy", by_chance, 0.01, probe="test", layer="fc1", part="null=shuffled_labels")
     moving = np.gradient(learned) / max(np.gradient(learned).max(), 1e-12)
     churn = generator.binomial(samples, np.clip(0.8 * moving + 0.01, 0, 1)) / samples
     file("prediction_churn", churn, np.sqrt(churn * (1 - churn)) * sure, probe="test")
@@ -110,7 +114,7 @@ FAULTS = {
     "loss-above-start": (since(20, metric="loss", probe="test"), lambda value: 4.0),
     "no-improvement": (since(0, metric="loss", probe="test"), lambda value: 2.3),
     "neighbour-accuracy-fall": (at(30, metric="knn_accuracy"), lambda value: value - 0.3),
-    "linear-probe-fall": (at(30, metric="linear_probe_accuracy"), lambda value: value - 0.3),
+    "linear-probe-fall": (at(30, metric="linear_probe_accuracy", part=""), lambda value: value - 0.3),
     "representation-drift": (since(30, metric="cka", layer="fc1"), lambda value: 0.1),
     "weight-drift": (since(40, metric="weight_norm", layer="fc1"), lambda value: 2 * value),
     "activation-drift": (since(40, metric="activation_std", layer="relu1"), lambda value: 40 * value),

@@ -15,6 +15,10 @@ from tests.tasks.conftest import LittleAudit
 KEYS = ["metric", "step", "layer", "part", "status", "other_run", "other_layer", "other_step"]
 NAMES = sorted(name for name, analysis in discover().items() if issubclass(analysis.options, FeatureOptions))
 SAMPLES = 90
+SMALLER: dict[str, dict] = {
+    "linear_probe": {"regularization": (1e-2, 1e-1), "folds": 3, "permutations": 1, "layers": ("fc*",)}
+}
+"""Options where an analysis would take long with its own."""
 
 
 def audited(folder, order: np.ndarray, **capture) -> LittleAudit:
@@ -53,7 +57,7 @@ def audits(tmp_path_factory) -> dict[str, LittleAudit]:
 
 
 def findings(audit: LittleAudit, name: str) -> pd.DataFrame:
-    rows = audit.analyse(name)
+    rows = audit.analyse(name, **SMALLER.get(name, {}))
     assert (rows["status"] == "ok").any(), rows[["metric", "reason"]]
     return rows.sort_values(KEYS, kind="stable").reset_index(drop=True)
 

@@ -1,0 +1,86 @@
+"""The texts of the figures of linear probes; numbers of the run at hand are put into them."""
+
+from __future__ import annotations
+
+WORDS: dict[str, dict[str, str]] = {
+    "profile": {
+        "shows": "For each layer, at the newest step, how often a linear classifier on its features is right about samples that it has not seen, beside two controls: the same classifier on labels that belong to clusters of look-alikes, and on shuffled labels. Bars are 95 % intervals; for shuffled labels they hold the middle 95 % of the rounds.",
+        "reading": "Read downwards along the network. The gap to the control task is what the layer says of the classes rather than of how samples look; shuffled labels show what chance gives.",
+        "caution": "At step {step}, over {n} samples, {best} is highest with {value:.3f}; {selective}; {chance}. What a probe can read, the network need not use.",
+        "audience": "For everyone who asks where in the network the classes can be read off.",
+        "practitioner": "The first layer that is as good as the last one is where a smaller network could end.",
+        "researcher": "Nested cross-validation: inner folds choose C by cross-entropy. The control task follows Hewitt and Liang with clusters of raw inputs as types, one draw; shuffled labels are learned from half of the folds, at the C that was chosen.",
+    },
+    "accuracy": {
+        "shows": "The share of held-out samples that a linear probe of each layer has right, by layer and step.",
+        "reading": "Rows that turn bright first are layers in which classes become linearly readable first. A bright first column was there before training: the data and random weights give it.",
+        "caution": "At step {step} values go from {low_value:.3f} in {low} to {high_value:.3f} in {high}. {n} samples were held out in turn, and margins are {margin}; {empty}.",
+        "audience": "For watching how classes become readable, layer by layer.",
+        "practitioner": "A last row that stays below earlier ones means that the classifier throws away what layers before it have.",
+        "researcher": "Every layer has its own C, from the same folds at all steps. Wide layers need more samples: compare along a row rather than down a column.",
+    },
+    "r2": {
+        "shows": "The share of the targets' variance that a ridge regression on each layer's features explains on held-out samples.",
+        "reading": "1 is a target that is linear in the layer, 0 no better than the mean of the targets, below 0 worse.",
+        "caution": "At step {step} values go from {low_value:.3f} in {low} to {high_value:.3f} in {high}, over {n} samples and within {margin}; {empty}.",
+        "audience": "For networks that predict amounts.",
+        "practitioner": "Where the last layers do not exceed the first ones, what the network computes is hardly more than a linear fit.",
+        "researcher": "R² of pooled held-out predictions about the mean of all targets. One far outlier among the targets can carry it.",
+    },
+    "compression": {
+        "shows": "How many times shorter the labels can be told with the help of a layer's features than without any.",
+        "reading": "1 is no help. A layer that scores like another but compresses more lets a probe learn the classes from fewer samples.",
+        "caution": "At step {step} the labels are told {high_value:.3g} times shorter with {high}, and {low_value:.3g} times with {low}. {n} samples, margins {margin}; {empty}.",
+        "audience": "For readers to whom accuracy alone says too little.",
+        "practitioner": "Take features from the layer that compresses most when only few labelled samples are at hand.",
+        "researcher": "Online code of Voita and Titov. It depends on the number of samples and on the blocks, so compare it within one probe only.",
+    },
+    "steps": {
+        "shows": "Held-out scores of the layers' probes at each checkpoint, with 95 % intervals as bands; the dashed line is what shuffled labels give.",
+        "reading": "A line that rises belongs to a layer in which training made the classes readable. One that falls loses them, which late layers may do when the network overfits.",
+        "caution": "From step {first} to {last} {gained}, {lost}, over {n} samples; {gap}. {shown}.",
+        "audience": "For seeing when each layer learned what it knows.",
+        "practitioner": "When all lines are flat, further training changes the last layer at most.",
+        "researcher": "Intervals resample samples, with folds and fits as they are; those of two steps are not independent, since the samples are the same.",
+    },
+    "path": {
+        "shows": "For each layer, at one checkpoint, the score on training and on held-out samples for every value of C; the dotted line is the value that inner folds chose.",
+        "reading": "Where the dashed line runs away from the other to the right, the probe learns by heart. A held-out line that is flat says that the choice hardly matters.",
+        "caution": "At step {step}, with C from {low} to {high} and {n} samples, the widest gap between training and held-out score is {gap:.3f}, in {widest}; {ends}.{shown}",
+        "audience": "For judging whether a layer's score depends on how the probe was tuned.",
+        "practitioner": "If the best C lies at an end of the axis, widen the option regularization and look again.",
+        "researcher": "Means over the outer folds. Features have mean variance 1, so C means the same in all layers; norms of the coefficients are in the table.",
+    },
+    "description": {
+        "shows": "How many bits a sample's label costs when samples are told block by block, each with the help of a probe trained on the blocks before it.",
+        "reading": "The dashed line is the price without any features. The further left a layer stands, the easier its classes are to learn.",
+        "caution": "At step {step} the code is shortest with {short}, {short_value:.3f} bits, and longest with {long}, {long_value:.3f}; without features it is {uniform:.3f}. All {n} labels fit into {total} with {short}; {above}.",
+        "audience": "For comparing layers whose accuracy is alike.",
+        "practitioner": "Two layers with equal accuracy and unlike length: the shorter one needs fewer labelled samples.",
+        "researcher": "Prequential code with fixed block ends and the C chosen on all samples, for which log2 of the path's length is paid. The first block is told uniformly, and that share is a floor for every layer.",
+    },
+    "baselines": {
+        "shows": "Held-out accuracy of the layers' probes at each checkpoint, and as dashed lines what traditional methods reach on the raw inputs of the same samples, in the same folds.",
+        "reading": "A layer whose line lies above all dashed ones tells more, to a linear classifier, than any of these methods gets from the data itself.",
+        "caution": "The best method is {best} with {share:.3f}, over {n} samples; at step {step}, {above} of {layers} layers lie above it. The methods have learned from these {n} samples only, the network from its own training data, and the first checkpoint is the fair comparison: {at_first} of {layers} layers lie above it there. {role}. {shown}.",
+        "audience": "For everyone who asks what the network adds to the data.",
+        "practitioner": "If no layer exceeds the best method, that method does the job with less.",
+        "researcher": "Same folds, constants by inner folds. Logistic regression is the layers' own probe on raw inputs, the other methods and their constants are those that comparisons of runs use.",
+    },
+    "margin": {
+        "shows": "By how much each layer's probe is better than {best}, the best traditional method on raw inputs, on the same samples; a ring marks the first layer that beats it beyond chance.",
+        "reading": "Purple is better than the method, orange worse. The ring moves up when earlier layers learn enough; columns without a ring have no layer that wins.",
+        "caution": "At step {step} the margin goes from {low_value:+.3f} in {low} to {high_value:+.3f} in {high}, over {n} samples; {sure}; {first}. The method has learned from these samples only, the network from its own training data.",
+        "audience": "For finding the layer from which on the network is ahead of the traditional method.",
+        "practitioner": "Layers before the ring do preparatory work that a plain method on pixels does as well.",
+        "researcher": "Exact McNemar tests, Holm over the layers of a step, level {level:g}. The best method was chosen on these very samples, which makes the test strict. Margins at different steps share samples.",
+    },
+    "against": {
+        "shows": "For each layer, at the newest step, the accuracy of its probe and that of a probe of one untrained layer of the same width on raw inputs; the dashed line is the best traditional method.",
+        "reading": "The gap between the two points is what training, and depth, add to a random layer of that width.",
+        "caution": "At step {step}, over {n} samples, {ahead} of {layers} layers are ahead of random features of their width; the gap is widest in {widest}, {gap:+.3f}. {best} on raw inputs has {share:.3f}.",
+        "audience": "For telling what was learned from what width alone gives.",
+        "practitioner": "A layer no better than random features of its width has not learned anything that a linear classifier can use.",
+        "researcher": "Random features: one layer of normal weights (He et al. 2015) and a ReLU, one draw for each width. A convolution's pooled features see less than its width suggests.",
+    },
+}
