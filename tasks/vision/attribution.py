@@ -271,12 +271,19 @@ def _gap_rows(probe: str, part: str, gaps: np.ndarray, sums: np.ndarray, warning
     metric = "attribution_completeness_gap"
     shared = {"probe": probe, "estimator": "median", "convention": warnings}
     sizes = np.abs(gaps)
-    yield _row(metric, sizes, np.median, part=f"{part};kind=absolute", **shared)
+    yield _row(metric, sizes, np.median, part=f"{part};kind=absolute", unit="score", **shared)
     # The gap is the sum less what it should be.
     wanted = np.abs(sums - gaps)
     known = wanted > 0
     if known.any():
-        yield _row(metric, sizes[known] / wanted[known], np.median, part=f"{part};kind=relative", **shared)
+        yield _row(
+            metric,
+            sizes[known] / wanted[known],
+            np.median,
+            part=f"{part};kind=relative",
+            unit="fraction",
+            **shared,
+        )
     else:
         reason = "the scores of samples and baselines do not differ"
         yield Row(metric, probe=probe, part=f"{part};kind=relative", status="does_not_apply", reason=reason)

@@ -174,16 +174,17 @@ def _gaps(view: View, filed: FiledMaps) -> Figure | None:
             if (own["low"] > 0).all():
                 bands[title] = (list(own["low"]), list(own["high"]))
     newest = rows[rows["step"] == rows["step"].max()]
+    warning = "".join(marked_caution(filed.warnings(name)) for name in newest["method"].unique())
     worst = newest.loc[newest["value"].idxmax()]
     titles = {method.name: method.title for method in filed.methods}
     numbers = {
         "worst": titles.get(worst["method"], worst["method"]), "value": f"{worst['value']:.2%}",
         "high": f"{worst['high']:.1%}", "step": plain_step(worst["step"]), "n": int(worst["n"]),
-        "warning": "".join(marked_caution(filed.warnings(name)) for name in newest["method"].unique()),
+        "warning": warning,
     }  # fmt: skip
     return worded(
         _WORDS["gaps"], numbers, key=figure_key("completeness", filed.probe.name),
-        title=marked_title(f"Completeness gap, probe {filed.probe.name}", numbers["warning"]),
+        title=marked_title(f"Completeness gap, probe {filed.probe.name}", warning),
         svg=lines(series, "relative gap", logarithmic=True, bands=bands), run=view.run, probe=filed.probe.name,
         table=table_of(rows, _TABLE),
     )  # fmt: skip
@@ -205,6 +206,7 @@ def _sizes(view: View, filed: FiledMaps) -> Figure | None:
             series[title] = (list(own["step"]), list(own["value"] / last))
     if not series:
         return None
+    warning = "".join(marked_caution(filed.warnings(name)) for name in warned)
     # By how much each method's size changed over the run, whichever way.
     spans = {
         name: max(values) / min(values) if min(values) > 0 else np.inf for name, (_, values) in series.items()
@@ -213,11 +215,11 @@ def _sizes(view: View, filed: FiledMaps) -> Figure | None:
     numbers = {
         "most": most, "span": plain_number(float(f"{spans[most]:.3g}")), "least": least,
         "small": plain_number(float(f"{spans[least]:.3g}")), "n": int(rows["n"].iloc[-1]),
-        "warning": "".join(marked_caution(filed.warnings(name)) for name in warned),
+        "warning": warning,
     }  # fmt: skip
     return worded(
         _WORDS["sizes"], numbers, key=figure_key("sizes", filed.probe.name),
-        title=marked_title(f"Size of the maps over training, probe {filed.probe.name}", numbers["warning"]),
+        title=marked_title(f"Size of the maps over training, probe {filed.probe.name}", warning),
         svg=lines(series, "size by final size", logarithmic=True), run=view.run, probe=filed.probe.name,
         table=table_of(rows, _TABLE),
     )  # fmt: skip

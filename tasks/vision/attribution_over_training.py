@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from pydantic import Field
@@ -71,7 +71,7 @@ def _follow(
     steps: list[int] = []
     kept: dict[str, list[np.ndarray]] = {name: [] for name in MEASURES}
     for step, maps in _maps(contexts, probe, method):
-        comparisons = [("against=last", last, None)]
+        comparisons: list[tuple[str, np.ndarray, int | None]] = [("against=last", last, None)]
         if before is not None and before[1].shape == maps.shape:
             comparisons += [
                 ("against=previous", before[1], before[0]),
@@ -94,8 +94,8 @@ def _follow(
             findings.arrays[f"{probe}/{method}/{name}"] = NamedArray(("step", "attribution_sample"), values)
 
 
-def _maps(contexts: object, probe: str, method: str) -> Iterator[tuple[int, np.ndarray]]:
-    for context in contexts:  # type: ignore[attr-defined]
+def _maps(contexts: Iterable[CheckpointContext], probe: str, method: str) -> Iterator[tuple[int, np.ndarray]]:
+    for context in contexts:
         maps = context.found("attribution", probe, method, "map")
         if maps is not None:
             yield context.step, maps
