@@ -20,7 +20,7 @@ WORDS: dict[str, dict[str, str]] = {
     },
     "methods": {
         "shows": "All {methods} methods for the same {shown} samples; the slider goes over the steps.",
-        "reading": "Each row is one method, on a scale of its own that holds for all steps and samples: red is for the explained output and blue against it (for gradients: a larger value there would raise or lower it); for methods without a sign red is much.",
+        "reading": "Each row is one method, on a scale of its own that holds for all steps and samples: red is for the explained output and blue against it (for gradients: a larger value there would raise or lower it); for methods without a sign red is much. A pale row is small against the same method at another step.",
         "caution": "Rows cannot be compared in size, only in shape: methods have different units. Where they disagree at least one misleads. At step {last} the network answers {agree} of {count} samples with the output that is explained. {warned}",
         "audience": "For people who have to choose a method, or doubt one.",
         "practitioner": "Trust what several methods of different kinds agree on; a detail that one method alone shows is first of all a property of that method.",

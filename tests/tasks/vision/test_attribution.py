@@ -17,7 +17,7 @@ from stratascope.tasks.vision import attribution_methods as registry
 from stratascope.tasks.vision.attribution import AttributionOptions
 from stratascope.tasks.vision.attribution_forms import colour_form, grey_form, part_forms
 from stratascope.tasks.vision.attribution_methods import Attributed, AttributionMethod
-from stratascope.tasks.vision.attribution_pictures import reduced
+from stratascope.tasks.vision.attribution_pictures import FiledMaps, reduced
 from tests.tasks.vision.conftest import CLASSES, bars
 
 METHODS = {
@@ -38,7 +38,7 @@ def network_at(audit, step: int) -> torch.nn.Module:
 
 
 @pytest.mark.usefixtures("rows")
-def test_maps_scores_and_answers_are_those_of_the_checkpoint(pictured_audit):
+def test_p20_maps_are_stored_raw_with_scores_and_answers_of_the_checkpoint(pictured_audit):
     view = pictured_audit.view("attribution")
     for step in (0, 40):
         arrays = view.arrays(step)
@@ -221,7 +221,8 @@ def test_options_are_complete_and_stay_the_same_when_read_again():
 
 @pytest.mark.usefixtures("rows")
 def test_every_figure_has_its_words_and_pictures_stay_out_where_they_must(pictured_audit):
-    pictured_audit.analyse("attribution", methods=METHODS, samples=6)
+    few = {name: METHODS[name] for name in ("gradient", "var_grad", "integrated_gradients")}
+    pictured_audit.analyse("attribution", methods=few, samples=4)
     view = pictured_audit.view("attribution")
     found = {}
     for shown in (True, False):
@@ -234,13 +235,23 @@ def test_every_figure_has_its_words_and_pictures_stay_out_where_they_must(pictur
                 assert not re.search(r"[{}]|\bnan\b", text)
             assert re.search(r"\d", figure.caution)
         found[shown] = {figure.key: figure for figure in figures}
-    keys = {f"steps-test-{name}" for name in METHODS} | {"forms-test-gradient", "completeness-test", "sizes-test", "methods-train"}  # fmt: skip
+    keys = {f"steps-test-{name}" for name in few} | {"forms-test-gradient", "completeness-test", "sizes-test", "methods-train"}  # fmt: skip
     assert keys <= set(found[True])
     for key in ("steps-test-gradient", "methods-test", "forms-test-gradient"):
         texts = [figure.svg or figure.frames[0][1] for figure in (found[True][key], found[False][key])]
         assert ">picture<" in texts[0]
         assert ">picture<" not in texts[1]
         assert texts[1].count("<image") < texts[0].count("<image")
+
+
+def test_p22_pictures_are_shown_as_they_were_before_normalisation(pictured_audit):
+    pictured_audit.analyse("attribution", methods=["gradient"], samples=3)
+    view = pictured_audit.view("attribution")
+    filed = FiledMaps(view, view.probes["test"])
+    raw = bars(48, 1)[0][filed.rows]
+    assert [picture.shape for picture in filed.pictures] == [(12, 16)] * 3
+    np.testing.assert_allclose(np.stack(filed.pictures), 255 * raw[:, 0], atol=0.51)
+    assert filed.names[0].startswith(CLASSES[int(view.probes["test"].targets[filed.rows[0]])])
 
 
 def test_p21_forms_of_zero_and_of_one_sign():

@@ -217,14 +217,14 @@ def test_p1_check_11_two_threads_with_private_networks(pictures):
     expected = {name: quick(name, with_baselines(wrapped(Rectified("in place")), pictures)) for name in ALL}
     wrong: list[str] = []
 
-    def work(names) -> None:
-        explained = with_baselines(wrapped(Rectified("in place")), pictures)
+    def work(names, explained) -> None:
         for _ in range(3):
             explained.shared.clear()
             wrong.extend(name for name in names if not np.array_equal(quick(name, explained), expected[name]))
 
-    # Weights are drawn at a global seed: networks are built one after the other, and run at the same time.
-    threads = [threading.Thread(target=work, args=(names,)) for names in (ALL[:4], ALL[4:])]
+    # The weights come from torch's global generator: the networks are built before the threads start.
+    shares = [(names, with_baselines(wrapped(Rectified("in place")), pictures)) for names in (ALL[:4], ALL[4:])]
+    threads = [threading.Thread(target=work, args=share) for share in shares]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -242,6 +242,10 @@ def test_p29_outputs_by_a_selector_and_segmentation_by_a_target(pictures):
     for name in ALL[:5]:
         np.testing.assert_allclose(quick(name, several), quick(name, plain), rtol=1e-6)
 
+    parallel = question(wrapped(nn.DataParallel(Rectified("function"))), pictures)
+    for name in ALL[:5]:
+        np.testing.assert_array_equal(quick(name, parallel), quick(name, plain))
+
     places = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1))
     target = Target("mine:corner", lambda outputs, indices: outputs[torch.arange(len(outputs)), indices, 0, 0])
     for wanted in (target, Target()):
@@ -250,6 +254,35 @@ def test_p29_outputs_by_a_selector_and_segmentation_by_a_target(pictures):
             assert np.isfinite(quick(name, explained)).all()
         found = quick("gradient", explained)
         assert (np.abs(found[:, :, 2:, 2:]).max() == 0) == (wanted is target)
+
+
+def test_a_network_that_takes_one_size_of_batch_gives_the_same(pictures):
+    class Fixed(Rectified):
+        def forward(self, inputs):
+            assert len(inputs) == 4
+            return super().forward(inputs)
+
+    fixed = wrapped(Fixed("in place"))
+    fixed.fixed_batch_size = 4
+    for name in ALL:
+        expected = quick(name, with_baselines(wrapped(Rectified("in place")), pictures))
+        np.testing.assert_allclose(quick(name, with_baselines(fixed, pictures)), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_a_network_that_works_in_place_on_its_input_changes_no_question(pictures):
+    class Greedy(Rectified):
+        def forward(self, inputs):
+            return super().forward(inputs.sub_(0.1).relu_())
+
+    class Careful(Rectified):
+        def forward(self, inputs):
+            return super().forward(torch.relu(inputs - 0.1))
+
+    given = with_baselines(wrapped(Greedy("in place")), pictures.copy())
+    for name in ALL:
+        expected = quick(name, with_baselines(wrapped(Careful("function")), pictures))
+        np.testing.assert_allclose(quick(name, given), expected, rtol=1e-5, atol=1e-8)
+    np.testing.assert_array_equal(given.inputs.numpy(), pictures)
 
 
 def test_an_input_without_a_gradient_is_named(pictures):

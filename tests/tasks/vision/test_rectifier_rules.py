@@ -67,6 +67,7 @@ def test_p4_every_way_to_write_a_relu_follows_the_rule(name, way, pictures):
     assert np.abs(found.maps - attributed("gradient", explained).maps).max() > 1e-3
 
 
+@pytest.mark.filterwarnings("ignore:Setting backward hooks")
 @pytest.mark.parametrize("name", METHODS)
 def test_captum_finds_the_same_where_relus_are_modules(name, pictures):
     import captum.attr
