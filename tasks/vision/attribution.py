@@ -209,9 +209,15 @@ def _metrics_of(method: AttributionMethod) -> Iterator[tuple[str, str]]:
     """(metric, part) of every row that `method` has."""
     for metric in ("attribution_size", "attribution_zero_fraction"):
         yield metric, f"method={method.name}"
-    if method.complete:
+    gap = _gap_of(method)
+    if gap:
         for kind in ("absolute", "relative"):
-            yield "attribution_completeness_gap", f"method={method.name};kind={kind}"
+            yield f"attribution_{gap}", f"method={method.name};kind={kind}"
+
+
+def _gap_of(method: AttributionMethod) -> str:
+    """By which name `method` files how far its maps are from adding up; empty where they need not."""
+    return "completeness_gap" if method.complete else "conservation_gap" if method.family == "relevance" else ""
 
 
 def _file(
@@ -260,15 +266,16 @@ def attribution_rows(
     part = f"method={method.name}"
     for metric, (numbers, middle, convention) in values.items():
         yield _row(metric, numbers, middle, probe=probe, part=part, estimator="mean", convention=convention)
-    gaps = found.numbers.get("completeness_gap")
-    if method.complete and gaps is not None:
-        yield from _gap_rows(
-            probe, part, np.asarray(gaps, np.float64), found.maps.sum((1, 2, 3), np.float64), warnings
-        )
+    gap = _gap_of(method)
+    if gap in found.numbers:
+        gaps = np.asarray(found.numbers[gap], np.float64)
+        sums = found.maps.sum((1, 2, 3), np.float64)
+        yield from _gap_rows(f"attribution_{gap}", probe, part, gaps, sums, warnings)
 
 
-def _gap_rows(probe: str, part: str, gaps: np.ndarray, sums: np.ndarray, warnings: str) -> Iterator[Row]:
-    metric = "attribution_completeness_gap"
+def _gap_rows(
+    metric: str, probe: str, part: str, gaps: np.ndarray, sums: np.ndarray, warnings: str
+) -> Iterator[Row]:
     shared = {"probe": probe, "estimator": "median", "convention": warnings}
     sizes = np.abs(gaps)
     yield _row(metric, sizes, np.median, part=f"{part};kind=absolute", unit="score", **shared)
@@ -285,7 +292,7 @@ def _gap_rows(probe: str, part: str, gaps: np.ndarray, sums: np.ndarray, warning
             **shared,
         )
     else:
-        reason = "the scores of samples and baselines do not differ"
+        reason = "what the maps should add up to is zero for every sample"
         yield Row(metric, probe=probe, part=f"{part};kind=relative", status="does_not_apply", reason=reason)
 
 
@@ -306,6 +313,7 @@ ANALYSIS = register(
             Metric("attribution_size", "score", "[0, ∞)", "Sum of the absolute values of a map over channels and pixels, mean over the samples, by `method`. A gradient's is in score by pixel unit, a square's in its square.", "", _ORDER),
             Metric("attribution_zero_fraction", "fraction", "[0, 1]", "Share of a map's values that are exactly zero, mean over the samples, by `method`; `convention` names samples whose map is zero everywhere.", "", _ORDER),
             Metric("attribution_completeness_gap", "score or fraction", "[0, ∞)", "How far the sum of a map is from the difference of scores that it should be, median over the samples, by `method`: in units of the score (`kind=absolute`), and by that difference (`kind=relative`).", "Sundararajan et al. 2017, proposition 1", _ORDER),
+            Metric("attribution_conservation_gap", "score or fraction", "[0, ∞)", "How far the relevance that reaches the pixels is from the score, median over the samples, by `method`: in units of the score (`kind=absolute`), and by the score (`kind=relative`).", "Bach et al. 2015, eq. 2", _ORDER),
         ),
     )
 )  # fmt: skip

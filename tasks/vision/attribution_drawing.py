@@ -79,7 +79,7 @@ def _over_steps(filed: FiledMaps, method: AttributionMethod) -> Figure:
     blank = sum(not found.any() for found in maps[steps[-1]])
     warnings = filed.warnings(method.name)
     numbers = {
-        "title": method.title, "formula": method.formula, "source": method.source, "lies": _sentence(method.lies_when),
+        "title": method.title, "formula": method.formula, "source": method.source, "lies": method.lies_when.rstrip("."),
         "meaning": MEANINGS[_kind(method)], "bound": plain_number(float(f"{bound:.3g}")),
         "first": plain_step(steps[0]), "last": plain_step(steps[-1]), "agree": agree, "count": count, "blank": blank,
         "shown": len(filed.rows), "low": rows["value"].iloc[0], "high": rows["value"].iloc[-1],
@@ -97,12 +97,6 @@ def _kind(method: AttributionMethod) -> str:
     """Which of the meanings of colours holds for a method's maps."""
     slope = method.family == "gradient" and method.name != "gradient_times_input"
     return "unsigned" if not method.signed else "slope" if slope else "signed"
-
-
-def _sentence(text: str) -> str:
-    """`text` as a sentence of its own, whoever wrote it."""
-    text = text.strip()
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
 def _side_by_side(filed: FiledMaps, leads: bool) -> Figure:
@@ -157,11 +151,13 @@ def _method_of(rows: pd.DataFrame) -> pd.Series:
 
 
 def _gaps(view: View, filed: FiledMaps) -> Figure | None:
-    """The relative completeness gap of every method that should add up, over the steps."""
+    """How far the maps of every method that should add up are from it, relatively, over the steps."""
     from stratascope.tasks.report.style import lines
 
-    rows = view.metric("attribution_completeness_gap", probe=filed.probe.name)
-    rows = rows[rows["part"].str.endswith("kind=relative")]
+    rows = view.rows.sort_values("step")
+    rows = rows[
+        (rows["probe"] == filed.probe.name) & (rows["status"] == "ok") & rows["part"].str.endswith("kind=relative")
+    ]
     if not len(rows):
         return None
     rows = rows.assign(method=_method_of(rows))
@@ -184,7 +180,7 @@ def _gaps(view: View, filed: FiledMaps) -> Figure | None:
     }  # fmt: skip
     return worded(
         _WORDS["gaps"], numbers, key=figure_key("completeness", filed.probe.name),
-        title=marked_title(f"Completeness gap, probe {filed.probe.name}", warning),
+        title=marked_title(f"How far maps are from adding up, probe {filed.probe.name}", warning),
         svg=lines(series, "relative gap", logarithmic=True, bands=bands), run=view.run, probe=filed.probe.name,
         table=table_of(rows, _TABLE),
     )  # fmt: skip

@@ -13,7 +13,7 @@ WORDS: dict[str, dict[str, str]] = {
     "steps": {
         "shows": "{title} of the same samples at several steps: {formula} ({source}), y being the explained output and x the picture in the network's own numbers, added over the channels.",
         "reading": "Along a row the picture is the same and only the weights differ. On the colours: {meaning}. One scale holds for all samples and steps; it is full at {bound}.",
-        "caution": "{lies} The mean size of a map went from {low:.3g} at step {first} to {high:.3g} at step {last}, so pale columns are small, not empty; {blank} of {shown} maps at the last step are zero everywhere. There the network answers {agree} of {count} samples with the output that is explained.{warning}",
+        "caution": "It misleads in this way: {lies}. The mean size of a map went from {low:.3g} at step {first} to {high:.3g} at step {last}, so pale columns are small, not empty; {blank} of {shown} maps at the last step are zero everywhere. There the network answers {agree} of {count} samples with the output that is explained.{warning}",
         "audience": "For people who want to see when a network began to look where they would.",
         "practitioner": "If the marks leave the object and settle on borders, text or background as training goes on, look for a short cut in the data.",
         "researcher": "The raw and signed maps lie in the archive, float32 and unscaled; scale only when drawing. Random numbers belong to a sample's id, so columns differ by the weights alone.",
@@ -35,9 +35,9 @@ WORDS: dict[str, dict[str, str]] = {
         "researcher": "The colour form has no fixed place for zero; the two signs are added over channels after parting them, so a pixel can have both. Nothing of this is stored: it is derived from the signed map.",
     },
     "gaps": {
-        "shows": "How far the maps are from adding up to the difference between the score of the sample and that of its baseline, divided by that difference; median over the samples, the band from the smallest to the largest.",
+        "shows": "How far the maps are from adding up to what they explain, divided by it: the difference between the score of the sample and that of its baseline, and for relevance the score itself. Median over the samples, the band from the smallest to the largest.",
         "reading": "Low is right. A gap of 0.05 means that five hundredths of what should be explained are missing or too much.",
-        "caution": "At step {step} the largest median is that of {worst}: {value} over {n} samples, {high} for the worst of them. Where sample and baseline have nearly the same score, a tiny gap is a large share.{warning}",
+        "caution": "At step {step} the largest median is that of {worst}: {value} over {n} samples, {high} for the worst of them. Where there is nearly nothing to add up to, a tiny gap is a large share.{warning}",
         "audience": "For anyone who quotes a number from such a map.",
         "practitioner": "If it is above a tenth, give the method more steps or draws, or another baseline, before you read its maps.",
         "researcher": "For integrated gradients it is the error of the quadrature alone; for expected gradients that of sampling; for methods with rules it tells that a rule does not fit this network, and no number of steps mends it.",

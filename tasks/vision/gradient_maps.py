@@ -194,37 +194,37 @@ def var_grad(explained: Explained) -> Attributed:
 _METHODS = (
     AttributionMethod(
         "gradient", "Gradient", "gradient", "∂y/∂x", "Simonyan et al. 2014",
-        "It tells what would change the score, not what made it: where the score is saturated it is small on what matters, and ReLUs make it ragged.",
+        "it tells what would change the score, not what made it: where the score is saturated it is small on what matters, and ReLUs make it ragged.",
         gradient,
     ),
     AttributionMethod(
         "gradient_times_input", "Gradient × input", "gradient", "x ⊙ ∂y/∂x", "Shrikumar et al. 2016",
-        "Pixels that are zero after normalisation get nothing, whatever they do: another normalisation gives another map.",
+        "pixels that are zero after normalisation get nothing, whatever they do: another normalisation gives another map.",
         gradient_times_input,
     ),
     AttributionMethod(
         "guided_backpropagation", "Guided backpropagation", "gradient", "∂y/∂x, at each ReLU R ← R ⊙ 1[x > 0] ⊙ 1[R > 0]", "Springenberg et al. 2015",
-        "It redraws the edges of the picture, nearly whatever the class and the weights of later layers are (Adebayo et al. 2018; Nie et al. 2018).",
+        "it redraws the edges of the picture, nearly whatever the class and the weights of later layers are (Adebayo et al. 2018; Nie et al. 2018).",
         guided_backpropagation,
     ),
     AttributionMethod(
         "deconvolution", "Deconvolution network", "gradient", "∂y/∂x, at each ReLU R ← R ⊙ 1[R > 0]", "Zeiler and Fergus 2014",
-        "Like guided backpropagation it mostly redraws the picture; without max-pooling it hardly depends on the picture at all.",
+        "like guided backpropagation it mostly redraws the picture; without max-pooling it hardly depends on the picture at all.",
         deconvolution,
     ),
     AttributionMethod(
         "smooth_grad", "SmoothGrad", "gradient", "mean of ∂y/∂x at x + ε, ε ~ N(0, (level × (max − min))²)", "Smilkov et al. 2017",
-        "It explains a blurred network: with much noise the copies leave what the network was trained on.",
+        "it explains a blurred network: with much noise the copies leave what the network was trained on.",
         smooth_grad, settings=_DRAWS,
     ),
     AttributionMethod(
         "smooth_grad_squared", "SmoothGrad squared", "gradient", "mean of (∂y/∂x)² at x + ε", "Hooker et al. 2019",
-        "Without a sign it cannot tell what speaks for the class from what speaks against it; large where the gradient is merely noisy.",
+        "without a sign it cannot tell what speaks for the class from what speaks against it; large where the gradient is merely noisy.",
         smooth_grad_squared, signed=False, settings=_DRAWS,
     ),
     AttributionMethod(
         "var_grad", "VarGrad", "gradient", "variance of ∂y/∂x at x + ε", "Adebayo et al. 2018",
-        "It shows where the gradient changes under noise: a pixel that always matters by the same amount gets nothing.",
+        "it shows where the gradient changes under noise: a pixel that always matters by the same amount gets nothing.",
         var_grad, signed=False, settings=_DRAWS,
     ),
 )  # fmt: skip

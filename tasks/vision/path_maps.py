@@ -135,14 +135,14 @@ def expected_gradients(explained: Explained) -> Attributed:
 register_method(
     AttributionMethod(
         "integrated_gradients", "Integrated gradients", "path", "(x − x′) ⊙ ∫₀¹ ∂y/∂x at x′ + α(x − x′) dα", "Sundararajan et al. 2017",
-        "Everything is against the baseline: pixels that are like it get nothing, and pictures on the way are none that the network has seen.",
+        "everything is against the baseline: pixels that are like it get nothing, and pictures on the way are none that the network has seen.",
         integrated_gradients, complete=True, settings={"steps": 32, "most_steps": 256, "tolerance": 0.05},
     )
 )  # fmt: skip
 register_method(
     AttributionMethod(
         "expected_gradients", "Expected gradients", "path", "mean over x′ and α of (x − x′) ⊙ ∂y/∂x at x′ + α(x − x′)", "Erion et al. 2021",
-        "With few draws it is noisy, as its completeness gap tells; what all baselines share with the sample gets nothing.",
+        "with few draws it is noisy, as its completeness gap tells; what all baselines share with the sample gets nothing.",
         expected_gradients, complete=True, settings={"draws": 64},
     )
 )  # fmt: skip

@@ -102,6 +102,13 @@ def test_similarity_over_training(pictured_audit):
     }
 
 
+def _lossy(explained):
+    """Puts 3 on one pixel, of which the score was 4."""
+    maps = np.zeros(tuple(explained.inputs.shape), np.float32)
+    maps[:, 0, 0, 0] = 3
+    return Attributed(maps, {"conservation_gap": np.full(len(maps), -1.0)})
+
+
 def _broken(kind: str):
     def compute(explained):
         if kind == "raises":
@@ -111,19 +118,21 @@ def _broken(kind: str):
             maps[1] = np.nan
         return Attributed(maps, {"completeness_gap": np.zeros(len(maps))}, warnings=("made for a test",))
 
+    if kind == "relevance":
+        return AttributionMethod("test_relevance", "Test: relevance", "relevance", "x", "", "always", _lossy)
     return AttributionMethod(f"test_{kind.replace(' ', '_')}", f"Test: {kind}", "path", "0", "", "always", compute, complete=True)  # fmt: skip
 
 
 @pytest.fixture
 def broken(monkeypatch):
     monkeypatch.setattr(registry, "_METHODS", dict(registry.attribution_methods()))
-    for kind in ("raises", "not finite", "zero"):
+    for kind in ("raises", "not finite", "zero", "relevance"):
         registry.register_method(_broken(kind))
 
 
 @pytest.mark.usefixtures("broken")
 def test_a_failing_method_never_sinks_the_others(pictured_audit):
-    names = ["test_raises", "test_not_finite", "test_zero", "gradient"]
+    names = ["test_raises", "test_not_finite", "test_zero", "test_relevance", "gradient"]
     found = pictured_audit.analyse("attribution", methods=names, samples=3, seed=3)
     here = found[(found["step"] == 10) & (found["probe"] == "test")]
 
@@ -139,7 +148,10 @@ def test_a_failing_method_never_sinks_the_others(pictured_audit):
     assert "zero everywhere: " in row("test_zero", "attribution_zero_fraction")["convention"]
     relative = row("test_zero", "attribution_completeness_gap", ";kind=relative")
     assert relative["status"] == "does_not_apply"
-    assert relative["reason"] == "the scores of samples and baselines do not differ"
+    assert relative["reason"] == "what the maps should add up to is zero for every sample"
+
+    assert row("test_relevance", "attribution_conservation_gap", ";kind=absolute")["value"] == 1
+    assert row("test_relevance", "attribution_conservation_gap", ";kind=relative")["value"] == 0.25
 
     figures = {figure.key: figure for figure in pictured_audit.draw("attribution")}
     zero = figures["steps-test-test_zero"]

@@ -14,7 +14,7 @@ from stratascope.tasks.vision.chosen_samples import normal_noise
 from stratascope.tasks.vision.gradient_maps import gradients_at_copies, signed_parts
 from stratascope.tasks.vision.targets import Target
 from tests.tasks.vision.conftest import bars, wrapped
-from tests.tasks.vision.explaining import Rectified, attributed, question
+from tests.tasks.vision.questions import Rectified, attributed, question
 
 ALL = (
     "gradient", "gradient_times_input", "guided_backpropagation", "deconvolution", "smooth_grad", "smooth_grad_squared", "var_grad",

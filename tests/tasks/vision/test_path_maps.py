@@ -9,7 +9,7 @@ from torch import nn
 
 from stratascope.errors import DoesNotApply
 from tests.tasks.vision.conftest import bars, wrapped
-from tests.tasks.vision.explaining import Rectified, attributed, question
+from tests.tasks.vision.questions import Rectified, attributed, question
 
 
 @pytest.fixture(scope="module")

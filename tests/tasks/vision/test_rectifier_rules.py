@@ -14,7 +14,7 @@ from stratascope.errors import DoesNotApply
 from stratascope.tasks.vision.attribution_methods import method_named
 from stratascope.tasks.vision.rectifier_rules import rectifiers
 from tests.tasks.vision.conftest import bars, wrapped
-from tests.tasks.vision.explaining import Rectified, attributed, question
+from tests.tasks.vision.questions import Rectified, attributed, question
 
 METHODS = ("guided_backpropagation", "deconvolution")
 
