@@ -7,7 +7,7 @@ and the analyses that ask whether a map can be trusted run the same functions.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stratascope.tasks.vision.image_network import ImageNetwork
     from stratascope.tasks.vision.targets import Target
 
-_MODULES = ("gradient_maps", "path_maps", "rescale_maps", "relevance_maps", "perturbation_maps")
+_MODULES = ("gradient_maps", "path_maps")
 """Files of this folder that register methods."""
 
 
@@ -46,6 +46,14 @@ class Explained:
     batch_size: int = 64
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The method's own options by name."""
+    shared: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What one method found and another may use, by the question; see `once`."""
+
+    def once(self, question: Hashable, answer: Callable[[], Any]) -> Any:
+        """What `answer` returns; computed a single time for all methods that ask the same `question` of these samples."""
+        if question not in self.shared:
+            self.shared[question] = answer()
+        return self.shared[question]
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -54,7 +62,7 @@ class Explained:
         """The same question about some of the samples."""
         return replace(
             self, inputs=self.inputs[rows], indices=self.indices[rows], sample_id=self.sample_id[rows],
-            baseline=self.baseline[rows],
+            baseline=self.baseline[rows], shared={},
         )  # fmt: skip
 
 
@@ -65,7 +73,7 @@ class Attributed:
     maps: np.ndarray
     """float32 (sample, channel, y, x)."""
     numbers: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """float (sample,) by name, such as `completeness_gap`."""
+    """float (sample,) by name, such as `completeness_gap`: the sum of a map less the difference of scores it should be."""
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     """More by name, the sample axis first, such as `spread` (sample, y, x) or a coarse grid of windows."""
     warnings: tuple[str, ...] = ()

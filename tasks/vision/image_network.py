@@ -70,7 +70,8 @@ class ImageNetwork:
         """(sample, output, …) of `inputs` (sample, channel, y, x); carries a gradient where they do."""
         size = self.fixed_batch_size
         if size is None or len(inputs) == size:
-            return self.scored(inputs.to(self.device))
+            # A copy: networks that rectify or normalise their input in place must not change what is asked about.
+            return self.scored(inputs.to(self.device, copy=True))
         if len(inputs) > size:
             parts = [self.outputs(part) for part in inputs.split(size)]
             return torch.cat(parts)
