@@ -36,12 +36,13 @@ _MOST_SAMPLES = 4
 _MOST_LAYERS = 41
 _GRID_LAYERS = 20
 _STRIP_LAYERS = 10
-_STRONGEST = 7
+_STRONGEST = 6
 _STRIP_CHANNELS = 6
 _MOST_CHANNELS = 64
 _TILE_STEPS = 8
-_BAND = 7
+_BAND = 6
 _GAP = 0.06
+_BAR_LEFT = 0.3
 _COLUMNS = ("step", "probe", "layer", "value", "n", "unit", "estimator", "convention")
 
 
@@ -112,7 +113,7 @@ def _bars(
     """A bar for each kind of colours that the layers need."""
     kinds = sorted({layer.signed for layer in layers}, reverse=True)
     for place, signed in enumerate(kinds):
-        sheet.scale(ColourScale(label, bound, signed), left + place * 3.2, top)
+        sheet.scale(ColourScale(label, bound, signed), left + place * 3.0, top)
 
 
 def _bar_label(layers: Sequence[DrawnLayer], what: str) -> str:
@@ -132,7 +133,7 @@ def _side_by_side(about: _About, layers: Sequence[DrawnLayer]) -> Figure:
     tall, side = (1.35, side * 1.35 / (side * height / width)) if side * height / width > 1.35 else (side * height / width, side)  # fmt: skip
     head = 0.36
     band = head + people * (tall + _GAP) + 0.1
-    sheet = PictureSheet(bands * band + 0.66)
+    sheet = PictureSheet(bands * band + 0.66, max(4.4, left + wide * (side + _GAP)))
     moving: list[tuple[int, DrawnLayer, int]] = []
     for place, layer in enumerate(tiles):
         above, start = place // wide * band, left + place % wide * (side + _GAP)
@@ -152,7 +153,7 @@ def _side_by_side(about: _About, layers: Sequence[DrawnLayer]) -> Figure:
             else:
                 picture = layer.colours(layer.means[-1][row], layer.mean_bound)
                 moving.append((sheet.picture(picture, start, top, side, tall), layer, row))
-    _bars(sheet, layers, left, bands * band + 0.02, 1.0, _bar_label(layers, "mean over channels"))
+    _bars(sheet, layers, max(left, _BAR_LEFT), bands * band + 0.02, 1.0, _bar_label(layers, "mean over channels"))
     frames = [
         {number: layer.colours(layer.means[step][row], layer.mean_bound) for number, layer, row in moving}
         for step in range(len(about.steps))
@@ -220,7 +221,7 @@ def _through_training(about: _About, layers: Sequence[DrawnLayer]) -> Figure:
     return worded(
         WORDS["through_training"], numbers, key=figure_key("through-training", about.probe),
         title=f"One sample through the whole training, probe {about.probe}",
-        svg=picture_grid(pictures, names, [plain_step(step) for step in steps], scale=scale), run=about.view.run,
+        svg=picture_grid(pictures, names, [plain_step(step) for step in steps], scale=scale, width=SHEET_WIDTH), run=about.view.run,
         probe=about.probe,
         table=_step_table(kept, about.steps),
     )  # fmt: skip
@@ -312,7 +313,7 @@ def _by_channel(about: _About, layer: DrawnLayer) -> Figure:
         sheet.words(start, top - 0.145, str(layer.kept[channel]), size=8)
         picture = layer.colours(layer.maps[-1][channel], layer.bound)
         moving[sheet.picture(picture, start, top, side, tall)] = channel
-    sheet.scale(ColourScale("activation", layer.bound, layer.signed), 0.03, sheet.height - 0.62)
+    sheet.scale(ColourScale("activation", layer.bound, layer.signed), _BAR_LEFT, sheet.height - 0.62)
     frames = [
         {number: layer.colours(layer.maps[about.steps.index(step)][channel], layer.bound) for number, channel in moving.items()}
         for step in steps
@@ -367,7 +368,7 @@ def _by_checkpoint(about: _About, layer: DrawnLayer) -> Figure:
     return worded(
         WORDS["by_checkpoint"], numbers, key=figure_key("by-checkpoint", about.probe, layer.name),
         title=f"The strongest channels of {layer.name} through the training, probe {about.probe}",
-        svg=picture_grid(pictures, names, [plain_step(step) for step in steps], scale=scale), run=about.view.run,
+        svg=picture_grid(pictures, names, [plain_step(step) for step in steps], scale=scale, width=SHEET_WIDTH), run=about.view.run,
         layer=layer.name, probe=about.probe, table=_channel_table(layer, about.steps),
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ WORDS: dict[str, dict[str, str]] = {
         "reading": "Along a line the same sample goes through the same layer of ever later checkpoints, on one scale of colours that stands beside the layer.",
         "caution": "One sample is shown, and {most} still changed most since step {before}, by {change} of its size. A pale map at an early step is a small one, not a missing one.",
         "audience": "For those who ask when a layer took on its final form.",
-        "practitioner": "Layers whose maps no longer change are candidates for freezing; check it on more samples with `feature_map_change`.",
+        "practitioner": "Layers whose maps no longer change are candidates for freezing; check it on more samples with feature_map_change.",
         "researcher": "The change is ‖b − a‖ by the mean of both norms. Sign and place of channels are kept by gradient descent, so maps of one run may be compared channel by channel; those of two runs may not.",
     },
     "by_layer": {
@@ -32,8 +32,8 @@ WORDS: dict[str, dict[str, str]] = {
         "reading": "{colours}; the scale ({scale}) is the same for all channels and all steps.",
         "caution": "On the samples shown {silent} of the stored channels are zero everywhere at step {last}, and {near} stay below a hundredth of the strongest one's size. A channel that is zero here may fire on other samples.",
         "audience": "For people who look for dead, doubled or telling channels.",
-        "practitioner": "Many channels without anything to see point to a layer that is too wide, or to dead units; `dead_fraction` counts them over the whole probe.",
-        "researcher": "Values before the activation where the layer is a convolution: what a ReLU would cut is drawn in blue. Name the activation in `layers` to see what goes on.",
+        "practitioner": "Many channels without anything to see point to a layer that is too wide, or to dead units; dead_fraction counts them over the whole probe.",
+        "researcher": "Values before the activation where the layer is a convolution: what a ReLU would cut is drawn in blue. Name the activation in layers to see what goes on.",
     },
     "by_checkpoint": {
         "shows": "The {shown} strongest of the {channels} channels of {layer} at {drawn} checkpoints from step {first} to step {last}, for sample {sample}.{blocks}",

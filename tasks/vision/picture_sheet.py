@@ -9,8 +9,8 @@ import numpy as np
 
 from stratascope.tasks.vision.map_drawing import ColourScale, rgb_picture
 
-SHEET_WIDTH = 7.6
-"""Inches; as wide as the grids of `map_drawing`."""
+SHEET_WIDTH = 6.4
+"""Inches; narrow enough for words to be read beside the figure's text."""
 LETTER = 0.0085
 """Inches that a letter takes, for each point of its size."""
 
