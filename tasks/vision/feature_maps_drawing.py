@@ -318,11 +318,11 @@ def _by_channel(about: _About, layer: DrawnLayer) -> Figure:
         {number: layer.colours(layer.maps[about.steps.index(step)][channel], layer.bound) for number, channel in moving.items()}
         for step in steps
     ]  # fmt: skip
-    silent = int((layer.strength == 0).sum())
-    near = int((layer.strength < 0.01 * max(layer.strength.max(), 1e-300)).sum())
+    near = int((layer.strength < 0.01 * layer.strength.max()).sum())
+    broken = f" {layer.broken} hold values that are not finite, drawn in magenta." if layer.broken else ""
     numbers = about.numbers(
         layer=layer.name, channels=layer.channels, shown=len(channels), scale=layer.scale_words(layer.bound),
-        silent=silent, near=near, drawn=len(steps), blocks=about.blocks(layer),
+        silent=layer.zero, near=near, broken=broken, drawn=len(steps), blocks=about.blocks(layer),
         colours=_colour_words(layer),
     )  # fmt: skip
     return worded(

@@ -30,7 +30,7 @@ WORDS: dict[str, dict[str, str]] = {
     "by_channel": {
         "shows": "{shown} of the {channels} channels of {layer} for sample {sample}, each with its number, at the step that is chosen.{blocks}",
         "reading": "{colours}; the scale ({scale}) is the same for all channels and all steps.",
-        "caution": "On the samples shown {silent} of the stored channels are zero everywhere at step {last}, and {near} stay below a hundredth of the strongest one's size. A channel that is zero here may fire on other samples.",
+        "caution": "On the samples shown {silent} of the stored channels are zero everywhere at step {last}, and {near} stay below a hundredth of the strongest one's size. A channel that is zero here may fire on other samples.{broken}",
         "audience": "For people who look for dead, doubled or telling channels.",
         "practitioner": "Many channels without anything to see point to a layer that is too wide, or to dead units; dead_fraction counts them over the whole probe.",
         "researcher": "Values before the activation where the layer is a convolution: what a ReLU would cut is drawn in blue. Name the activation in layers to see what goes on.",

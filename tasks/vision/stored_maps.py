@@ -40,6 +40,10 @@ class DrawnLayer:
     """float32 (channel, y, x) of the first sample, all stored channels."""
     strength: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """float64 (channel,): mean size of each channel over the shown samples, at the last step."""
+    zero: int = 0
+    """So many of the stored channels are zero on all shown samples at the last step."""
+    broken: int = 0
+    """So many have a value there that is not finite."""
     kept_size: float = 0.0
     """The size of the mean over channels by the mean size of the channels, at the last step."""
     signed: bool = False
@@ -97,7 +101,9 @@ def drawn_layer(view: View, probe: str, layer: str, steps: Sequence[int], sample
         whole.append(scale_bound(values))
         found.means.append(drawable(values.mean(1), LONGEST_SIDE))
         found.maps.append(drawable(values[0], LONGEST_SIDE))
-    sizes = np.nan_to_num(np.abs(values))
+    found.zero = int((~(values != 0).any((0, 2, 3))).sum())
+    found.broken = int((~np.isfinite(values).all((0, 2, 3))).sum())
+    sizes = np.where(np.isfinite(values), np.abs(values), 0)
     found.strength = sizes.mean((0, 2, 3), dtype=np.float64)
     total = float(sizes.mean(dtype=np.float64))
     found.kept_size = float(np.abs(np.nan_to_num(values.mean(1))).mean(dtype=np.float64)) / total if total else 0.0
