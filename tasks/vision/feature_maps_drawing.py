@@ -20,7 +20,7 @@ from stratascope.tasks.representation.pictures import (
 )
 from stratascope.tasks.vision.feature_maps_words import WORDS
 from stratascope.tasks.vision.map_drawing import ColourScale, picture_grid
-from stratascope.tasks.vision.picture_sheet import SHEET_WIDTH, PictureSheet, fitting
+from stratascope.tasks.vision.picture_sheet import SHEET_WIDTH, PictureSheet, fitting, numbered_tiles
 from stratascope.tasks.vision.stored_maps import (
     LONGEST_SIDE,
     DrawnLayer,
@@ -300,24 +300,13 @@ def _by_channel(about: _About, layer: DrawnLayer) -> Figure:
     """Every channel of one layer as a tile with its number, sliding over the steps."""
     steps = even_choice(about.steps, _TILE_STEPS)
     channels = even_choice(range(len(layer.kept)), _MOST_CHANNELS)
-    height, width = layer.shape
-    wide = min(10 if len(channels) > 40 else 8, len(channels))
-    side = min(1.0, SHEET_WIDTH / wide - _GAP)
-    tall = min(1.2, side * height / width)
-    side, head = min(side, tall * width / height), 0.16
-    lines = -(-len(channels) // wide)
-    sheet = PictureSheet(lines * (head + tall + _GAP) + 0.66)
-    moving = {}
-    for place, channel in enumerate(channels):
-        start, top = place % wide * (side + _GAP) + 0.02, place // wide * (head + tall + _GAP) + head
-        sheet.words(start, top - 0.145, str(layer.kept[channel]), size=8)
-        picture = layer.colours(layer.maps[-1][channel], layer.bound)
-        moving[sheet.picture(picture, start, top, side, tall)] = channel
-    sheet.scale(ColourScale("activation", layer.bound, layer.signed), _BAR_LEFT, sheet.height - 0.62)
-    frames = [
-        {number: layer.colours(layer.maps[about.steps.index(step)][channel], layer.bound) for number, channel in moving.items()}
-        for step in steps
+    pictures = [
+        [layer.colours(layer.maps[about.steps.index(step)][channel], layer.bound) for channel in channels] for step in steps
     ]  # fmt: skip
+    frames = numbered_tiles(
+        steps, pictures, [str(layer.kept[channel]) for channel in channels], largest=1.0,
+        scale=ColourScale("activation", layer.bound, layer.signed), columns=10 if len(channels) > 40 else 8,
+    )  # fmt: skip
     near = int((layer.strength < 0.01 * layer.strength.max()).sum())
     broken = f" {layer.broken} hold values that are not finite, drawn in magenta." if layer.broken else ""
     numbers = about.numbers(
@@ -327,7 +316,7 @@ def _by_channel(about: _About, layer: DrawnLayer) -> Figure:
     )  # fmt: skip
     return worded(
         WORDS["by_channel"], numbers, key=figure_key("by-channel", about.probe, layer.name),
-        title=f"All channels of {layer.name}, probe {about.probe}", frames=sheet.frames(steps, frames),
+        title=f"All channels of {layer.name}, probe {about.probe}", frames=frames,
         run=about.view.run, layer=layer.name, probe=about.probe, table=_channel_table(layer, about.steps),
     )  # fmt: skip
 

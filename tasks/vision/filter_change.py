@@ -86,7 +86,7 @@ def _row(part: str, layer: str, before: _Kernels, after: _Kernels) -> Row:
 def draw(view: View, options: FilterChangeOptions) -> Iterator[Figure]:
     """A heat-map of layer by step: the cosine to the first checkpoint."""
     from stratascope.tasks.report.style import heatmap
-    from stratascope.tasks.vision.filters_drawing import stored_kernels
+    from stratascope.tasks.vision.stored_kernels import stored_kernels
 
     rows = view.metric(_METRIC, part="against=first")
     if not len(rows):

@@ -204,13 +204,17 @@ def _file_expanded(
 def way_words(way: Between) -> str:
     """What lies between two convolutions, in words."""
     linear = [f"{kind} over {kernel[0]} × {kernel[1]}" for kind, kernel, _ in way.pools if kind == "mean"]
-    found = [*way.norms, *way.steps, *linear]
-    words = ", ".join(found) if found else "nothing"
+    windows = [f"maximum over {kernel[0]} × {kernel[1]}" for kind, kernel, _ in way.pools if kind == "max"][::-1]
+    steps = [windows.pop() if step.startswith("MaxPool2D") else _STEP_NAMES.get(step, step) for step in way.steps]
+    words = ", ".join([*way.norms, *steps, *linear]) or "nothing"
     return (
         f"{words}; {way.sums} sum{'s' if way.sums > 1 else ''} whose other branches are left out"
         if way.sums
         else words
     )
+
+
+_STEP_NAMES = {"Relu": "ReLU", "LeakyRelu": "leaky ReLU", "Gelu": "GELU", "Silu": "SiLU", "Hardtanh": "hard tanh"}
 
 
 def _file_pair(
@@ -250,12 +254,12 @@ def _file_pair(
             Row(metric, status="does_not_apply", reason="the composed weights are zero.", **about)
         )
         return
+    if weights.shape[1] < 2:
+        reason = f"{way.first} reads one channel: there is nothing to share."
+        findings.rows.append(Row(metric, status="does_not_apply", reason=reason, **about))
+        return
     *_, factor = dominant_factors(weights)
     findings.rows.append(Row(metric, float(np.nanmean(factor)), part="over=factors", **about))
-    if weights.shape[1] < 2:
-        reason = f"{way.first} reads one channel."
-        findings.rows.append(Row(metric, status="does_not_apply", reason=reason, part="over=channels", **about))
-        return
     shares = (channel_shares(weights) ** 2).sum(1)
     findings.rows.append(Row(metric, float(np.nanmean(shares)), part="over=channels", **about))
 

@@ -96,3 +96,31 @@ def drawable(values: np.ndarray, longest: int) -> np.ndarray:
     sums = np.add.reduceat(np.add.reduceat(values.astype(np.float64), rows, axis=-2), columns, axis=-1)
     counts = np.outer(np.diff(np.append(rows, height)), np.diff(np.append(columns, width)))
     return sums / counts
+
+
+def numbered_tiles(
+    steps: Sequence[int],
+    pictures: Sequence[Sequence[np.ndarray]],
+    names: Sequence[str],
+    *,
+    scale: ColourScale | None,
+    columns: int = 8,
+    largest: float = 0.9,
+) -> tuple[tuple[int, str], ...]:
+    """`pictures` (step, tile) in rows of `columns`, each with its name above, as frames (step, svg)."""
+    gap, head, last = 0.06, 0.16, pictures[-1]
+    columns = min(columns, len(last))
+    height, width = last[0].shape[:2]
+    side = min(largest, SHEET_WIDTH / columns - gap)
+    tall = min(1.2, side * height / width)
+    side = min(side, tall * width / height)
+    bottom = 0.66 if scale is not None else 0.06
+    sheet = PictureSheet(-(-len(last) // columns) * (head + tall + gap) + bottom)
+    numbers = []
+    for place, (picture, name) in enumerate(zip(last, names, strict=True)):
+        left, top = place % columns * (side + gap) + 0.02, place // columns * (head + tall + gap) + head
+        sheet.words(left, top - 0.145, name, size=8)
+        numbers.append(sheet.picture(picture, left, top, side, tall))
+    if scale is not None:
+        sheet.scale(scale, 0.3, sheet.height - 0.62)
+    return sheet.frames(steps, [dict(zip(numbers, item, strict=True)) for item in pictures])

@@ -16,7 +16,7 @@ from stratascope.storage.names import step_directory
 from stratascope.tasks.analysis import named
 from stratascope.tasks.vision.convolution_paths import Between, ConvolutionGraph
 from stratascope.tasks.vision.filters import chosen_ways, kernel_rows, way_words
-from stratascope.tasks.vision.filters_drawing import filter_picture
+from stratascope.tasks.vision.stored_kernels import filter_picture
 from tests.tasks.vision.conftest import bars
 
 
@@ -45,15 +45,11 @@ def test_kernels_are_filed_as_they_are(filed):
 
 def test_the_pair_is_found_composed_and_refused_where_steps_are_too_many(filed):
     rows = filed.view("filters").rows
-    pair = rows[(rows["metric"] == "expanded_weight_concentration") & (rows["step"] == 40)].set_index("part")
-    assert set(pair["layer"]) == {"conv2"}
-    assert set(pair["other_layer"]) == {"conv1"}
-    assert pair.loc["over=channels", "status"] == "does_not_apply"
-    assert "conv1 reads one channel" in pair.loc["over=channels", "reason"]
-    composed = stored(filed, 40, "expanded", "conv1 to conv2", "weights")
-    assert composed.shape == (8, 1, 8, 8)
-    assert pair.loc["over=factors", "value"] == pytest.approx(1)
-    assert "norm1, Relu, MaxPool2D" in pair.loc["over=factors", "convention"]
+    (pair,) = rows[(rows["metric"] == "expanded_weight_concentration") & (rows["step"] == 40)].itertuples()
+    assert (pair.layer, pair.other_layer, pair.status) == ("conv2", "conv1", "does_not_apply")
+    assert "conv1 reads one channel" in pair.reason
+    assert "norm1, ReLU, maximum over 2 × 2" in pair.convention
+    assert stored(filed, 40, "expanded", "conv1 to conv2", "weights").shape == (8, 1, 8, 8)
 
 
 def test_figures_of_filters(filed):
@@ -65,8 +61,9 @@ def test_figures_of_filters(filed):
     assert grid.svg.count("<image") == 6 * 3 + 1
     places = [grid.svg.index(f">filter {number}<") for number in range(6)]
     assert places == sorted(places)
-    assert {"norms", "duplicates", "roughness", "concentration"} <= set(figures)
-    assert any(key.startswith("expanded-conv1_to_conv2") for key in figures)
+    assert {"norms", "duplicates", "roughness"} <= set(figures)
+    (pair,) = (figure for key, figure in figures.items() if key.startswith("expanded-conv1_to_conv2"))
+    assert pair.frames[0][1].count("<image") == 8 + 1
     for figure in figures.values():
         assert re.search(r"\d", figure.caution), figure.key
         assert "nan" not in figure.caution
@@ -123,7 +120,7 @@ def test_pairs_by_name_and_the_nearest_without():
         chosen_ways(graph, (("a", "bb"),))
     with pytest.raises(DoesNotApply, match="c does not feed b directly; a does"):
         chosen_ways(graph, (("c", "b"),))
-    assert way_words(graph.ways[1]) == "Relu; 1 sum whose other branches are left out"
+    assert way_words(graph.ways[1]) == "ReLU; 1 sum whose other branches are left out"
     assert way_words(between("a", "b")) == "nothing"
 
 
@@ -133,6 +130,37 @@ def dense() -> nn.Module:
 
 def branched() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.Flatten(1))
+
+
+def five() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(5, 4, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(4, 6, 3), nn.Flatten(1))
+
+
+def test_pairs_that_read_many_channels_are_drawn_by_pattern_and_channel(little_audit):
+    audit = little_audit("tests.tasks.vision.test_filters:five")
+    audit.probe("test", "test", inputs=bars(4, 0, 5, 48, 80)[0])
+    for step in (0, 5):
+        torch.manual_seed(step)
+        audit.checkpoint(step, nn.DataParallel(five()))
+    rows = audit.analyse("filters")
+    found = rows[(rows["metric"] == "expanded_weight_concentration") & (rows["step"] == 5)].set_index("part")[
+        "value"
+    ]
+    weights = stored(audit, 5, "expanded", "0 to 3", "weights").astype(float)
+    power = (weights**2).sum((2, 3))
+    assert found["over=channels"] == pytest.approx(
+        ((power / power.sum(1, keepdims=True)) ** 2).sum(1).mean(), rel=1e-5
+    )
+    singular = [np.linalg.svd(kernel.reshape(5, -1), compute_uv=False) ** 2 for kernel in weights]
+    assert found["over=factors"] == pytest.approx(
+        np.mean([values[0] / values.sum() for values in singular]), rel=1e-5
+    )
+    figures = {figure.key: figure for figure in audit.draw("filters")}
+    (pair,) = (figure for key, figure in figures.items() if key.startswith("expanded-0_to_3"))
+    assert [svg.count("<image") for _, svg in pair.frames] == [5 * 6 + 1] * 2
+    assert "ReLU, mean over 2 × 2" in pair.caution
+    assert "The mean over the input channels is drawn" in figures["first-layer"].reading
+    assert "0 → 3" in figures["concentration"].caution
 
 
 def test_networks_without_pictures_or_convolutions_say_so(little_audit):
