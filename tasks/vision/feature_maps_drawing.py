@@ -25,6 +25,7 @@ from stratascope.tasks.vision.stored_maps import (
     LONGEST_SIDE,
     DrawnLayer,
     ShownSamples,
+    beyond_words,
     drawn_layer,
     shown_samples,
     stored_layers,
@@ -32,6 +33,7 @@ from stratascope.tasks.vision.stored_maps import (
 
 _MOST_STEPS = 10
 _GRID_STEPS = 7
+_LAYER_STEPS = 5
 _MOST_SAMPLES = 4
 _MOST_LAYERS = 41
 _GRID_LAYERS = 20
@@ -165,6 +167,7 @@ def _side_by_side(about: _About, layers: Sequence[DrawnLayer]) -> Figure:
         count=len(layers), left_out=_left_out(about, layers), low=low.name, low_share=f"{low.kept_size:.0%}",
         high=high.name, high_share=f"{high.kept_size:.0%}", blocks=about.blocks(layers[0]),
         stretched=stretched if samples.normalised else "", scales=_scale_span(layers),
+        full=_full(layers, "mean_beyond"),
     )  # fmt: skip
     return worded(
         WORDS["side_by_side"], numbers, key=figure_key("layers-side-by-side", about.probe),
@@ -186,6 +189,12 @@ def _scale_span(layers: Sequence[DrawnLayer]) -> str:
         return f"the scale is {low.scale_words(low.mean_bound)}"
     ratio = high.mean_bound / low.mean_bound
     return f"the same colour stands for {ratio:,.3g} times as much in {high.name} as in {low.name}"
+
+
+def _full(layers: Sequence[DrawnLayer], of: str) -> str:
+    """Which layer goes beyond its scale by most, in words."""
+    worst = max(layers, key=lambda layer: getattr(layer, of))
+    return f"in {worst.name} {beyond_words(getattr(worst, of), worst.beyond_step)}"
 
 
 def _left_out(about: _About, layers: Sequence[DrawnLayer]) -> str:
@@ -216,6 +225,7 @@ def _through_training(about: _About, layers: Sequence[DrawnLayer]) -> Figure:
     most = int(np.argmax(moved))
     numbers = about.numbers(
         most=kept[most].name, change=f"{moved[most]:.0%}", before=plain_step(about.steps[-2]), drawn=len(steps),
+        full=_full(kept, "mean_beyond"),
         left_out=_left_out(about, kept),
     )  # fmt: skip
     return worded(
@@ -249,7 +259,7 @@ def _step_table(layers: Sequence[DrawnLayer], steps: Sequence[int]) -> dict[str,
 def _by_layer(about: _About, layers: Sequence[DrawnLayer]) -> Figure:
     """The strongest channels of each layer, those of the last step at every step."""
     kept = [layers[place] for place in even_choice(range(len(layers)), _GRID_LAYERS)]
-    steps = even_choice(about.steps, _GRID_STEPS)
+    steps = even_choice(about.steps, _LAYER_STEPS)
     places = [about.steps.index(step) for step in steps]
     left, head = 1.55, 0.15
     height, width = kept[0].shape
@@ -277,7 +287,7 @@ def _by_layer(about: _About, layers: Sequence[DrawnLayer]) -> Figure:
     narrow = max(shares, key=lambda name: shares[name])
     numbers = about.numbers(
         shown=_STRONGEST, narrow=narrow, share=f"{shares[narrow]:.0%}", left_out=_left_out(about, kept),
-        blocks=about.blocks(kept[0]), drawn=len(steps),
+        blocks=about.blocks(kept[0]), drawn=len(steps), full=_full(kept, "beyond"),
         channels=next(layer.channels for layer in kept if layer.name == narrow),
     )  # fmt: skip
     table = _layer_table(kept)
@@ -311,7 +321,7 @@ def _by_channel(about: _About, layer: DrawnLayer) -> Figure:
     broken = f" {layer.broken} hold values that are not finite, drawn in magenta." if layer.broken else ""
     numbers = about.numbers(
         layer=layer.name, channels=layer.channels, shown=len(channels), scale=layer.scale_words(layer.bound),
-        silent=layer.zero, near=near, broken=broken, drawn=len(steps), blocks=about.blocks(layer),
+        silent=layer.zero, near=near, broken=broken, full=beyond_words(layer.beyond, layer.beyond_step), drawn=len(steps), blocks=about.blocks(layer),
         colours=_colour_words(layer),
     )  # fmt: skip
     return worded(
@@ -352,7 +362,7 @@ def _by_checkpoint(about: _About, layer: DrawnLayer) -> Figure:
     growth = f"{sizes[-1] / sizes[0]:,.3g} times" if sizes[0] > 0 else "infinitely many times"
     numbers = about.numbers(
         layer=layer.name, shown=len(chosen), channels=layer.channels, scale=layer.scale_words(layer.bound),
-        growth=growth, colours=_colour_words(layer), drawn=len(steps), blocks=about.blocks(layer),
+        growth=growth, full=beyond_words(layer.beyond, layer.beyond_step), colours=_colour_words(layer), drawn=len(steps), blocks=about.blocks(layer),
     )  # fmt: skip
     return worded(
         WORDS["by_checkpoint"], numbers, key=figure_key("by-checkpoint", about.probe, layer.name),
@@ -375,7 +385,8 @@ def _scales(view: View, probe: str, names: Sequence[str]) -> Figure:
     failed = view.rows[(view.rows["metric"] == "feature_map_scale") & (view.rows["status"] == "failed")]
     numbers = {
         "probe": probe, "n": int(rows["n"].max()), "high": high, "high_value": last[high], "low": low,
-        "low_value": last[low], "worst": worst["layer"], "share": f"{worst['value']:.0%}",
+        "low_value": last[low],
+        "silent": f"{worst['layer']} has most channels that are zero throughout, {worst['value']:.0%}" if worst["value"] > 0 else "no layer has a channel that is zero throughout",
         "failed": "all are finite" if not len(failed) else f"{len(failed)} layers and steps have values that are not finite",
     }  # fmt: skip
     return worded(

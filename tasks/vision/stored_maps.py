@@ -48,8 +48,12 @@ class DrawnLayer:
     """The size of the mean over channels by the mean size of the channels, at the last step."""
     signed: bool = False
     bound: float = 0.0
-    """The size at which colours of single channels are full, at all steps."""
+    """The size at which colours of single channels are full, at all steps (`common_scale`)."""
+    beyond: float = 0.0
+    """The scale of the step where it is largest, by `bound`."""
+    beyond_step: int = 0
     mean_bound: float = 0.0
+    mean_beyond: float = 0.0
 
     def strongest(self, most: int) -> np.ndarray:
         """int64 (≤ most,): places among the stored channels, the strongest at the last step first."""
@@ -107,9 +111,30 @@ def drawn_layer(view: View, probe: str, layer: str, steps: Sequence[int], sample
     found.strength = sizes.mean((0, 2, 3), dtype=np.float64)
     total = float(sizes.mean(dtype=np.float64))
     found.kept_size = float(np.abs(np.nan_to_num(values.mean(1))).mean(dtype=np.float64)) / total if total else 0.0
-    found.steps, found.signed, found.bound = tuple(known), lowest < 0, max(whole)
-    found.mean_bound = scale_bound(np.stack(found.means))
+    found.steps, found.signed = tuple(known), lowest < 0
+    found.bound, found.beyond = common_scale(whole)
+    found.beyond_step = known[int(np.argmax(whole))]
+    found.mean_bound, found.mean_beyond = common_scale([scale_bound(item) for item in found.means])
     return found
+
+
+def common_scale(scales: Sequence[float]) -> tuple[float, float]:
+    """One scale for all steps, from that of each, and by what factor the largest goes beyond it.
+
+    It is the last step's, or the median where that is larger. The largest would leave all other steps empty where a few are
+    huge, as an untrained network with batch norm is in evaluation mode; there colours are full instead.
+    """
+    bound = max(scales[-1], float(np.median(scales))) or max(scales)
+    return bound, max(scales) / bound if bound else 1.0
+
+
+def beyond_words(factor: float, step: int) -> str:
+    """Whether colours are full at some step, in words."""
+    from stratascope.tasks.report.text import plain_step
+
+    if factor < 1.05:
+        return "no step goes beyond the scale"
+    return f"at step {plain_step(step)} values reach {factor:.2g} times the scale, so that colours are full there"
 
 
 @dataclass(frozen=True)

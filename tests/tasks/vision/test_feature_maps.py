@@ -123,6 +123,16 @@ def test_change_over_steps_is_filed_and_drawn(filed):
     assert [figure.key for figure in figures] == ["change-previous-test", "change-first-test"]
 
 
+def test_one_scale_leaves_no_step_empty_because_of_a_huge_one():
+    from stratascope.tasks.vision.stored_maps import common_scale
+
+    assert common_scale([1.0, 2.0, 8.0]) == (8.0, 1.0)
+    assert common_scale([90.0, 2.0, 3.0]) == (3.0, 30.0)
+    assert common_scale([4.0, 2.0, 0.0]) == (2.0, 2.0)
+    assert common_scale([5.0, 0.0, 0.0]) == (5.0, 1.0)
+    assert common_scale([0.0]) == (0.0, 1.0)
+
+
 class Odd(nn.Module):
     """A channel that is always zero, one that is not finite where asked, five input channels, wide pictures."""
 
