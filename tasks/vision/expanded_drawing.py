@@ -10,7 +10,7 @@ import numpy as np
 from stratascope.tasks.analysis import Figure
 from stratascope.tasks.contexts import View
 from stratascope.tasks.report.text import plain_number, plain_step
-from stratascope.tasks.representation.pictures import figure_key, lines_by, table_of, worded
+from stratascope.tasks.representation.pictures import figure_key, grid_of, table_of, worded
 from stratascope.tasks.vision.filters_words import WORDS
 from stratascope.tasks.vision.map_drawing import ColourScale, scale_bound, signed_colours
 from stratascope.tasks.vision.picture_sheet import SHEET_WIDTH, PictureSheet, fitting, numbered_tiles
@@ -169,30 +169,37 @@ def _expanded_table(
 
 
 def concentration_figure(view: View) -> Iterator[Figure]:
-    from stratascope.tasks.report.style import lines
+    from stratascope.tasks.report.style import heatmap
 
     rows = view.metric("expanded_weight_concentration", part="over=factors")
     if not len(rows):
         return
-    rows = rows.assign(pair=rows["other_layer"] + " → " + rows["layer"])
-    order = [name.replace(" to ", " → ") for name in stored_kernels(view, int(rows["step"].max()), "expanded")]
-    series, _ = lines_by(rows, "pair", [name for name in order if name in set(rows["pair"])])
-    last = {name: values[-1] for name, (_, values) in series.items()}
-    high, low = max(last, key=lambda name: last[name]), min(last, key=lambda name: last[name])
-    start = f"{series[high][1][0]:.0%} at the first step"
-    newest = f"{high} has {last[high]:.0%} ({start})"
-    if len(series) > 1:
-        newest = f"{high} is simplest ({last[high]:.0%}, {start}) and {low} least so ({last[low]:.0%})"
+    order = [tuple(name.split(" to ")) for name in stored_kernels(view, int(rows["step"].max()), "expanded")]
+    once = rows[["layer", "other_layer"]].drop_duplicates()["layer"].is_unique
+    # The second convolution names a pair where it is in one only.
+    rows = rows.assign(pair=rows["layer"] if once else rows["other_layer"] + " → " + rows["layer"])
+    names = [pair[-1] if once else " → ".join(pair) for pair in order]
+    names = [name for name in names if name in set(rows["pair"])]
+    grid, steps = grid_of(rows, "pair", names)
+    last, first = grid[:, -1], grid[:, 0]
+    high, low = int(np.nanargmax(last)), int(np.nanargmin(last))
+    start = f"{first[high]:.0%} at the first step"
+    newest = f"{names[high]} has {last[high]:.0%} ({start})"
+    if len(names) > 1:
+        newest = (
+            f"{names[high]} is simplest ({last[high]:.0%}, {start}) and {names[low]} least so ({last[low]:.0%})"
+        )
     refused = view.rows[(view.rows["metric"] == "expanded_weight_concentration") & (view.rows["status"] != "ok")]
     refused = refused[refused["part"] == ""]
     pairs = len(set(zip(refused["layer"], refused["other_layer"], strict=True)))
     numbers = {
         "newest": newest, "n": int(rows["n"].max()),
-        "count": "one pair of convolutions" if len(series) == 1 else f"{len(series)} pairs of convolutions",
+        "count": "one pair of convolutions" if len(names) == 1 else f"{len(names)} pairs of convolutions",
         "refused": f"{pairs} more pairs could not be taken as one" if pairs else "no pair was refused",
     }  # fmt: skip
     yield worded(
         WORDS["concentration"], numbers, key="concentration", title="How simple pairs of convolutions are",
-        svg=lines(series, "share of the dominant factor"), run=view.run,
+        svg=heatmap(grid, names, [str(step) for step in steps], "share of the dominant factor", "second convolution" if once else "pair", "training step"),
+        run=view.run,
         table=table_of(rows, ("step", "other_layer", "layer", "value", "n", "convention")),
     )  # fmt: skip

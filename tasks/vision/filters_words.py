@@ -61,7 +61,7 @@ WORDS: dict[str, dict[str, str]] = {
     },
     "concentration": {
         "shows": "For {count} taken as one: the share of the squared weights that one pattern times one list of input channels holds.",
-        "reading": "1 means that an output channel sees the same pattern in all its inputs; low values mean a different pattern in each.",
+        "reading": "Each row is a pair, called by its second convolution where that is in one pair only. 1 means that an output channel sees the same pattern in all its inputs; low values mean a different pattern in each.",
         "caution": "At the last step {newest}, as a mean over up to {n} channels; {refused}. Random kernels have a share that depends on their shape alone: compare a pair with its own start, not with others.",
         "audience": "For readers who compare layers by how readable their weights are.",
         "practitioner": "Pairs with a high share are good places to begin reading weights.",

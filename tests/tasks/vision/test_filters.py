@@ -160,7 +160,7 @@ def test_pairs_that_read_many_channels_are_drawn_by_pattern_and_channel(little_a
     assert [svg.count("<image") for _, svg in pair.frames] == [5 * 6 + 1] * 2
     assert "ReLU, mean over 2 × 2" in pair.caution
     assert "The mean over the input channels is drawn" in figures["first-layer"].reading
-    assert "0 → 3" in figures["concentration"].caution
+    assert "3 has" in figures["concentration"].caution
 
 
 def test_networks_without_pictures_or_convolutions_say_so(little_audit):

@@ -49,7 +49,7 @@ def test_p2_p27_maps_equal_a_forward_pass_by_hand(channels):
     inner = Twice(channels)
     network = wrapped(inner, output="[0].logits")
     found = maps_of(network, inputs, ("@convolutions", "relu"))
-    assert list(found) == ["first", "second", "relu", "relu#1"] or set(found) == {
+    assert set(found) == {
         "first",
         "second",
         "relu",
