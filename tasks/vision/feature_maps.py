@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from stratascope.errors import DoesNotApply
+from stratascope.errors import ConfigurationError, DoesNotApply, did_you_mean
 from stratascope.storage.ledger import Row
 from stratascope.storage.names import encode_path_part
 from stratascope.storage.probes import Probe
@@ -65,6 +65,12 @@ def _of_probe(network: ImageNetwork, probe: Probe, options: FeatureMapsOptions, 
     picture = samples.inputs.shape[2], samples.inputs.shape[3]
     layers = chosen_spatial_layers(options.layers, observed(network, probe).layers, picture)
     order = {layer.name: place for place, layer in enumerate(layers)}
+    unknown = [name for name in options.drawn_layers if name not in order]
+    if unknown:
+        raise ConfigurationError(
+            f"drawn_layers: {unknown[0]!r} is none of the {len(order)} layers whose maps are kept."
+            + did_you_mean(unknown[0], order)
+        )
     count = len(samples)
     sizes = {
         layer.name: (layer.channels, layer.height * layer.width * count * _REAL_NUMBER_BYTES) for layer in layers
