@@ -187,5 +187,5 @@ def test_a_layer_that_is_not_spatial_is_named(pictured_audit):
 
 
 def test_a_layer_to_draw_that_is_not_kept_is_named(pictured_audit):
-    with pytest.raises(AssertionError, match="'conv3' is none of the 2 layers whose maps are kept. Did you mean"):
+    with pytest.raises(AssertionError, match="'conv3' is none of the 2 layers whose maps are kept"):
         pictured_audit.analyse("feature_maps", samples=2, drawn_layers=("conv3",))
