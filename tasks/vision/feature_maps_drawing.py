@@ -194,7 +194,7 @@ def _scale_span(layers: Sequence[DrawnLayer]) -> str:
 def _full(layers: Sequence[DrawnLayer], of: str) -> str:
     """Which layer goes beyond its scale by most, in words."""
     worst = max(layers, key=lambda layer: getattr(layer, of))
-    return f"in {worst.name} {beyond_words(getattr(worst, of), worst.beyond_step)}"
+    return f"in {worst.name} {beyond_words(getattr(worst, of), getattr(worst, f'{of}_step'))}"
 
 
 def _left_out(about: _About, layers: Sequence[DrawnLayer]) -> str:

@@ -54,6 +54,7 @@ class DrawnLayer:
     beyond_step: int = 0
     mean_bound: float = 0.0
     mean_beyond: float = 0.0
+    mean_beyond_step: int = 0
 
     def strongest(self, most: int) -> np.ndarray:
         """int64 (≤ most,): places among the stored channels, the strongest at the last step first."""
@@ -114,7 +115,9 @@ def drawn_layer(view: View, probe: str, layer: str, steps: Sequence[int], sample
     found.steps, found.signed = tuple(known), lowest < 0
     found.bound, found.beyond = common_scale(whole)
     found.beyond_step = known[int(np.argmax(whole))]
-    found.mean_bound, found.mean_beyond = common_scale([scale_bound(item) for item in found.means])
+    scales = [scale_bound(item) for item in found.means]
+    found.mean_bound, found.mean_beyond = common_scale(scales)
+    found.mean_beyond_step = known[int(np.argmax(scales))]
     return found
 
 
