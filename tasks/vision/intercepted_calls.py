@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from stratascope.errors import DoesNotApply
+
+if TYPE_CHECKING:
+    from stratascope.tasks.vision.image_network import ImageNetwork
 
 _IN_PLACE_OPERATORS = {"__iadd__": "add", "__isub__": "sub", "__imul__": "mul", "__itruediv__": "div"}
 _OPERATORS = {
@@ -83,6 +88,14 @@ class Call:
             return result
         place: Tensor = self.args[0] if self.args else self.kwargs["input"]
         return place.copy_(result)
+
+
+def check_operations_can_be_seen(network: ImageNetwork, method: str) -> None:
+    """Raises DoesNotApply for TorchScript, which runs as one piece."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.network.modules()):
+        raise DoesNotApply(
+            f"{method} changes single operations, and those of a TorchScript program cannot be seen."
+        )
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
