@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from stratascope.errors import ConfigurationError
+from stratascope.errors import DoesNotApply
 from stratascope.tasks.vision.attribution_methods import Attributed, AttributionMethod, Explained, register_method
 from stratascope.tasks.vision.chosen_samples import sample_generator
 from stratascope.tasks.vision.coalitions import (
@@ -21,16 +19,20 @@ from stratascope.tasks.vision.coalitions import (
 )
 from stratascope.tasks.vision.segments import superpixels
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@torch.no_grad()
+
 def altered_scores(explained: Explained, rows: Tensor, alter: Callable[[Tensor, slice], Tensor]) -> np.ndarray:
     """float64 (evaluation,): the scores of altered copies of the samples `rows` int64 (evaluation,).
 
     `alter` makes the copies of some rows, which are `rows[part]`; no more than a batch of them is there at a time.
     """
+    import torch
+
     size = explained.network.fixed_batch_size or explained.batch_size
     found = []
-    with explained.network.untouched():
+    with explained.network.untouched(), torch.no_grad():
         for start in range(0, len(rows), size):
             part = slice(start, start + size)
             outputs = explained.network.outputs(alter(rows[part], part))
@@ -40,7 +42,13 @@ def altered_scores(explained: Explained, rows: Tensor, alter: Callable[[Tensor, 
 
 def plain_scores(explained: Explained) -> np.ndarray:
     """float64 (sample,): the scores of the samples as they are."""
-    return altered_scores(explained, torch.arange(len(explained)), lambda rows, part: explained.inputs[rows])
+    return altered_scores(explained, _every(explained), lambda rows, part: explained.inputs[rows])
+
+
+def _every(explained: Explained) -> Tensor:
+    import torch
+
+    return torch.arange(len(explained))
 
 
 def occlusion(explained: Explained) -> Attributed:
@@ -48,8 +56,10 @@ def occlusion(explained: Explained) -> Attributed:
 
     A window covers all channels; one that reaches beyond the border is cut. A pixel has the mean over the windows that
     cover it. Arrays: `drop` float32 (sample, window row, window column), before any spreading. Raises
-    ConfigurationError for a window or stride that cannot be.
+    DoesNotApply for a window or stride that cannot be.
     """
+    import torch
+
     count, _, height, width = explained.inputs.shape
     window, stride = _window(explained.settings, height, width)
     rows = math.ceil((height - window[0]) / stride[0]) + 1
@@ -79,9 +89,9 @@ def _window(settings: Any, height: int, width: int) -> tuple[tuple[int, int], tu
     window = _pair(settings.get("window"), (side, side), "window")
     stride = _pair(settings.get("stride"), (max(1, window[0] // 2), max(1, window[1] // 2)), "stride")
     if window[0] > height or window[1] > width:
-        raise ConfigurationError(f"`window` {list(window)} is larger than a picture of {height} × {width}.")
+        raise DoesNotApply(f"`window` {list(window)} is larger than a picture of {height} × {width}.")
     if stride[0] > window[0] or stride[1] > window[1]:
-        raise ConfigurationError(
+        raise DoesNotApply(
             f"`stride` {list(stride)} is larger than `window` {list(window)}: pixels between the windows would have no value."
         )
     return window, stride
@@ -92,9 +102,7 @@ def _pair(given: Any, default: tuple[int, int], name: str) -> tuple[int, int]:
         return default
     pair = tuple(given) if isinstance(given, list | tuple) else (given, given)
     if len(pair) != 2 or any(not isinstance(item, int) or isinstance(item, bool) or item < 1 for item in pair):
-        raise ConfigurationError(
-            f"`{name}` {given!r} is not a whole number from 1, or two of them (down, across)."
-        )
+        raise DoesNotApply(f"`{name}` {given!r} is not a whole number from 1, or two of them (down, across).")
     return pair
 
 
@@ -102,12 +110,16 @@ def _pieces(explained: Explained) -> Tensor:
     """int64 (sample, y, x): the superpixels of each picture."""
     count = explained.settings.get("segments", _SEGMENTS)
     if not isinstance(count, int) or count < 1:
-        raise ConfigurationError(f"`segments` {count!r} is not a whole number from 1.")
+        raise DoesNotApply(f"`segments` {count!r} is not a whole number from 1.")
+    import torch
+
     return torch.from_numpy(np.stack([superpixels(picture, count) for picture in explained.inputs.numpy()]))
 
 
 def _coalition_scores(explained: Explained, pieces: Tensor, present: list[np.ndarray]) -> list[np.ndarray]:
     """Scores float64 (coalition,) of each sample with only the pieces that `present` has, bool (coalition, piece) by sample."""
+    import torch
+
     widest = max(item.shape[1] for item in present)
     shown = torch.from_numpy(
         np.concatenate([np.pad(item, ((0, 0), (0, widest - item.shape[1]))) for item in present])
@@ -161,10 +173,10 @@ def lime(explained: Explained) -> Attributed:
     settings = explained.settings
     surrogate = settings.get("surrogate", "ridge")
     if surrogate not in ("ridge", "lasso"):
-        raise ConfigurationError(f"`surrogate` {surrogate!r} is not known; it is `ridge` or `lasso`.")
+        raise DoesNotApply(f"`surrogate` {surrogate!r} is not known; it is `ridge` or `lasso`.")
     draws, width = int(settings.get("perturbations", _PERTURBATIONS)), float(settings.get("kernel_width", 0.25))
     if draws < 2 or width <= 0:
-        raise ConfigurationError("`perturbations` begins at 2 and `kernel_width` above 0.")
+        raise DoesNotApply("`perturbations` begins at 2 and `kernel_width` above 0.")
     pieces = _pieces(explained)
     present = []
     for sample, count in zip(explained.sample_id, _counted(pieces), strict=True):
@@ -191,7 +203,7 @@ def kernel_shap(explained: Explained) -> Attributed:
     pieces = _pieces(explained)
     most = max(_counted(pieces))
     if evaluations < 2 * most and evaluations < 2**most - 2:
-        raise ConfigurationError(
+        raise DoesNotApply(
             f"`evaluations` {evaluations} is too small for {most} superpixels; give at least {2 * most}."
         )
     chosen = [
@@ -200,16 +212,17 @@ def kernel_shap(explained: Explained) -> Attributed:
     ]
     present = [shown for shown, _ in chosen]
     whole = plain_scores(explained)
-    rows = torch.arange(len(explained))
-    empty = altered_scores(explained, rows, lambda samples, part: explained.baseline[samples])
+    empty = altered_scores(explained, _every(explained), lambda samples, part: explained.baseline[samples])
     values = []
     for place, scores in enumerate(_coalition_scores(explained, pieces, present)):
         found = shapley_values(present[place], scores, chosen[place][1], empty[place], whole[place])
         size = np.bincount(pieces[place].flatten().numpy(), minlength=len(found)) * explained.inputs.shape[1]
         values.append(found / size)
     result = _found(explained, pieces, values)
-    gap = result.maps.reshape(len(explained), -1).sum(1, np.float64) - (whole - empty)
-    return Attributed(result.maps, {**result.numbers, "completeness_gap": gap}, result.arrays)
+    difference = whole - empty
+    gap = result.maps.reshape(len(explained), -1).sum(1, np.float64) - difference
+    numbers = {**result.numbers, "completeness_gap": gap, "score_difference": difference}
+    return Attributed(result.maps, numbers, result.arrays)
 
 
 _SEGMENTS = 25

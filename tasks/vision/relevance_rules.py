@@ -29,6 +29,8 @@ class LinearStep:
     """Of a shape that is added to the output."""
     outputs_first: bool = False
     """Whether the first axis of the weight are the output's channels, and those the output's second axis."""
+    backwards: Callable[[Tensor, Tensor, Sequence[Tensor]], list[Tensor]] | None = None
+    """(numbers of the output's shape, weight, activations) → their gradients, where these cost no way forward first."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,12 @@ def share(
     rule: Rule,
     step: LinearStep,
     activations: Sequence[Tensor],
-    below: Tensor,
+    output: Tensor,
     relevance: Tensor,
     epsilon: float,
     gamma: float,
 ) -> Shared:
-    """Relevance of a step's output (of its shape), shared among what entered; `below` is where the output is negative.
+    """Relevance of a step's output (of its shape), shared among what entered.
 
     `epsilon` R_i = a_i w_i R / (z + ε sign z), z the output (Bach et al. 2015, equation 58). `gamma`: contributions of
     the output's own sign count 1 + γ times (Montavon et al. 2019, section 10.2.2, generalised to negative activations
@@ -60,6 +62,11 @@ def share(
     if rule == "flat":
         alike = [torch.ones_like(values) for values in activations]
         return _in_proportion([(alike, torch.ones_like(weight))], None, step.operation, relevance, epsilon)
+    if rule == "epsilon" and step.backwards is not None:
+        ratio = relevance / _away_from_zero(output, epsilon)
+        slopes = step.backwards(ratio, weight, activations)
+        shares = [values * slope for values, slope in zip(activations, slopes, strict=True)]
+        return Shared(shares, None if bias is None else ratio * bias)
     if rule == "epsilon":
         return _in_proportion([(activations, weight)], bias, step.operation, relevance, epsilon)
     raised = [values.clamp(min=0) for values in activations]
@@ -69,6 +76,7 @@ def share(
     if rule == "alpha1beta0":
         terms = [(raised, positive), (lowered, negative)]
         return _in_proportion(terms, above, step.operation, relevance, epsilon)
+    below = output < 0
     found: Shared | None = None
     for part, own, other, bias_part in (
         (relevance * ~below, positive, negative, above),
@@ -80,6 +88,10 @@ def share(
         shift = None if bias is None or bias_part is None else bias + gamma * bias_part
         found = _sum(found, _in_proportion(terms, shift, step.operation, part, epsilon))
     return found or Shared([torch.zeros_like(values) for values in activations], None)
+
+
+def _away_from_zero(output: Tensor, epsilon: float) -> Tensor:
+    return output + torch.where(output < 0, -epsilon, epsilon)
 
 
 def _in_proportion(
@@ -101,7 +113,7 @@ def _in_proportion(
         parts = [operation(own, weight) for own, (_, weight) in zip(leaves, kept, strict=True)]
         total = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0] if parts else torch.zeros_like(relevance)
     output = total.detach() if bias is None else total.detach() + bias
-    ratio = relevance / (output + torch.where(output < 0, -epsilon, epsilon))
+    ratio = relevance / _away_from_zero(output, epsilon)
     shares = [torch.zeros_like(values) for values in terms[0][0]]
     slopes = torch.autograd.grad(total, [leaf for own in leaves for leaf in own], ratio) if kept else ()
     for place, (leaf, slope) in enumerate(zip((leaf for own in leaves for leaf in own), slopes, strict=True)):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import grad as convolution_gradients
 
 from stratascope.errors import DoesNotApply
 from stratascope.tasks.vision.intercepted_calls import Call
@@ -99,6 +100,22 @@ def _weighted(call: Call, values: Tensor, weight: Tensor) -> Any:
     return call.function(values, weight, None, *call.args[3:], **kwargs)
 
 
+def _backwards(call: Call) -> Callable[[Tensor, Tensor, Sequence[Tensor]], list[Tensor]] | None:
+    if call.name == "linear":
+        return lambda given, weight, values: [given @ weight]
+    padding = call.argument(4, "padding", 0)
+    if "transpose" in call.name or isinstance(padding, str):
+        return None
+    numbers = (
+        call.argument(3, "stride", 1),
+        padding,
+        call.argument(5, "dilation", 1),
+        call.argument(6, "groups", 1),
+    )
+    gradient = getattr(convolution_gradients, f"{call.name}_input")
+    return lambda given, weight, values: [gradient(values[0].shape, weight, given, *numbers)]
+
+
 def _product(call: Call) -> LinearStep:
     first, second = call.argument(0, "input"), call.argument(1, "other", call.kwargs.get("mat2"))
     if first.requires_grad:
@@ -135,7 +152,13 @@ def _sum(call: Call) -> LinearStep:
         return total.expand(shape) * weight
 
     bias = torch.as_tensor(constants[0], dtype=values[0].dtype, device=values[0].device) if constants else None
-    return LinearStep(operation, torch.ones((), device=values[0].device), bias)
+    alike = all(term.shape == shape for term in values)
+    return LinearStep(
+        operation,
+        torch.ones((), device=values[0].device),
+        bias,
+        backwards=(lambda given, weight, own: [given] * len(own)) if alike else None,
+    )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from stratascope.errors import ConfigurationError
+from stratascope.errors import DoesNotApply
 from stratascope.tasks.vision.attribution_methods import method_named
 from tests.tasks.vision.explaining import (
     Untouched,
@@ -229,5 +229,5 @@ def test_p16_the_network_is_left_as_it_was(name):
     ],
 )
 def test_a_bad_option_is_named(name, settings, message):
-    with pytest.raises(ConfigurationError, match=message):
+    with pytest.raises(DoesNotApply, match=message):
         found_by(name, Written("modules"), pictures(), settings=settings)

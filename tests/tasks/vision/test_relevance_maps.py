@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from stratascope.errors import ConfigurationError, DoesNotApply
+from stratascope.errors import DoesNotApply
 from stratascope.tasks.models import cifar_resnet, vision_transformer
 from stratascope.tasks.vision.attribution_methods import method_named
 from stratascope.tasks.vision.rescale_maps import deep_lift
@@ -183,7 +183,7 @@ def test_the_first_layer_can_be_flat():
     found = relevance("lrp_composite", network, pictures(), settings={"first_layer": "flat"})
     np.testing.assert_allclose(found.maps[:, 0], found.maps[:, 1], atol=1e-7)
     assert np.abs(found.numbers["conservation_gap"]).max() < 1e-5
-    with pytest.raises(ConfigurationError, match="`first_layer` 'odd' is not known"):
+    with pytest.raises(DoesNotApply, match="`first_layer` 'odd' is not known"):
         relevance("lrp_composite", network, pictures(), settings={"first_layer": "odd"})
 
 
