@@ -61,64 +61,74 @@ def share(
     weight, bias = step.weight, step.bias
     if rule == "flat":
         alike = [torch.ones_like(values) for values in activations]
-        return _in_proportion([(alike, torch.ones_like(weight))], None, step.operation, relevance, epsilon)
-    if rule == "epsilon" and step.backwards is not None:
-        ratio = relevance / _away_from_zero(output, epsilon)
-        slopes = step.backwards(ratio, weight, activations)
-        shares = [values * slope for values, slope in zip(activations, slopes, strict=True)]
-        return Shared(shares, None if bias is None else ratio * bias)
+        return _in_proportion(step, [(alike, torch.ones_like(weight))], None, relevance, epsilon)
     if rule == "epsilon":
-        return _in_proportion([(activations, weight)], bias, step.operation, relevance, epsilon)
-    raised = [values.clamp(min=0) for values in activations]
-    lowered = [values.clamp(max=0) for values in activations]
+        return _in_proportion(step, [(activations, weight)], bias, relevance, epsilon, output)
+    above, below = (None, None) if bias is None else (bias.clamp(min=0), bias.clamp(max=0))
     positive, negative = weight.clamp(min=0), weight.clamp(max=0)
-    above = None if bias is None else bias.clamp(min=0)
+    raised, lowered = _parts(activations)
     if rule == "alpha1beta0":
-        terms = [(raised, positive), (lowered, negative)]
-        return _in_proportion(terms, above, step.operation, relevance, epsilon)
-    below = output < 0
+        return _in_proportion(step, [(raised, positive), (lowered, negative)], above, relevance, epsilon)
     found: Shared | None = None
-    for part, own, other, bias_part in (
-        (relevance * ~below, positive, negative, above),
-        (relevance * below, negative, positive, None if bias is None else bias.clamp(max=0)),
+    for inside, own, other, bias_part in (
+        (output >= 0, positive, negative, above),
+        (output < 0, negative, positive, below),
     ):
-        if not bool(part.any()):
+        part = relevance * inside
+        if not _has_values(part):
             continue
         terms = [(raised, weight + gamma * own), (lowered, weight + gamma * other)]
         shift = None if bias is None or bias_part is None else bias + gamma * bias_part
-        found = _sum(found, _in_proportion(terms, shift, step.operation, part, epsilon))
+        found = _sum(found, _in_proportion(step, terms, shift, part, epsilon))
     return found or Shared([torch.zeros_like(values) for values in activations], None)
 
 
-def _away_from_zero(output: Tensor, epsilon: float) -> Tensor:
-    return output + torch.where(output < 0, -epsilon, epsilon)
+def _parts(activations: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """Their positive and their negative parts; the second is empty where there is none, as after a ReLU."""
+    if all(bool(values.amin() >= 0) for values in activations):
+        return activations, ()
+    return [values.clamp(min=0) for values in activations], [values.clamp(max=0) for values in activations]
+
+
+def _has_values(values: Tensor) -> bool:
+    low, high = values.aminmax()
+    return bool(low != 0) or bool(high != 0)
 
 
 def _in_proportion(
+    step: LinearStep,
     terms: Sequence[tuple[Sequence[Tensor], Tensor]],
     bias: Tensor | None,
-    operation: Operation,
     relevance: Tensor,
     epsilon: float,
+    output: Tensor | None = None,
 ) -> Shared:
-    """Relevance in proportion to contributions, which are given as a sum of terms (activations, weight)."""
-    # A term of nothing but zeros, such as the negative part of what comes out of a ReLU, costs nothing.
-    kept = [
-        (activations, weight)
-        for activations, weight in terms
-        if bool(weight.any()) and any(bool(values.any()) for values in activations)
-    ]
-    leaves = [[values.detach().requires_grad_() for values in activations] for activations, _ in kept]
-    with torch.enable_grad():
-        parts = [operation(own, weight) for own, (_, weight) in zip(leaves, kept, strict=True)]
-        total = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0] if parts else torch.zeros_like(relevance)
-    output = total.detach() if bias is None else total.detach() + bias
-    ratio = relevance / _away_from_zero(output, epsilon)
+    """Relevance in proportion to contributions, which are given as terms (activations, weight) of a sum.
+
+    `output` is that sum with the bias, where it is known already.
+    """
+    # A weight of zeros is that of a sum or a mean, which has no negative part.
+    kept = [(values, weight) for values, weight in terms if values and (weight.ndim or bool(weight))]
+    with torch.no_grad():
+        if output is None:
+            output = torch.zeros_like(relevance) if bias is None else bias.expand_as(relevance)
+            for values, weight in kept:
+                output = output + step.operation(values, weight)
+        # Away from zero: a position of which nothing comes has nothing to share.
+        ratio = relevance / (output + torch.full_like(output, epsilon).copysign_(output))
     shares = [torch.zeros_like(values) for values in terms[0][0]]
-    slopes = torch.autograd.grad(total, [leaf for own in leaves for leaf in own], ratio) if kept else ()
-    for place, (leaf, slope) in enumerate(zip((leaf for own in leaves for leaf in own), slopes, strict=True)):
-        shares[place % len(shares)] += leaf.detach() * slope
+    for values, weight in kept:
+        for share_of, value, slope in zip(shares, values, _slopes(step, ratio, weight, values), strict=True):
+            share_of.addcmul_(value, slope)
     return Shared(shares, None if bias is None else ratio * bias)
+
+
+def _slopes(step: LinearStep, ratio: Tensor, weight: Tensor, values: Sequence[Tensor]) -> Sequence[Tensor]:
+    if step.backwards is not None:
+        return step.backwards(ratio, weight, values)
+    with torch.enable_grad():
+        leaves = [value.detach().requires_grad_() for value in values]
+        return torch.autograd.grad(step.operation(leaves, weight), leaves, ratio)
 
 
 def _sum(first: Shared | None, second: Shared) -> Shared:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import grad as convolution_gradients
 
 from stratascope.errors import DoesNotApply
 from stratascope.tasks.vision.intercepted_calls import Call
@@ -81,7 +80,11 @@ def linear_step(call: Call) -> LinearStep | None:
         shown = None if bias is None else bias.detach().view(-1, *(1,) * axes)
         outputs_first = "transpose" not in call.name
         return LinearStep(
-            lambda values, own: _weighted(call, values[0], own), weight.detach(), shown, outputs_first
+            lambda values, own: _weighted(call, values[0], own),
+            weight.detach(),
+            shown,
+            outputs_first,
+            _backwards(call, axes),
         )
     if call.name in _PRODUCTS and count == 1:
         return _product(call)
@@ -100,20 +103,25 @@ def _weighted(call: Call, values: Tensor, weight: Tensor) -> Any:
     return call.function(values, weight, None, *call.args[3:], **kwargs)
 
 
-def _backwards(call: Call) -> Callable[[Tensor, Tensor, Sequence[Tensor]], list[Tensor]] | None:
+def _backwards(call: Call, axes: int) -> Callable[[Tensor, Tensor, Sequence[Tensor]], list[Tensor]] | None:
+    """The gradient of a convolution or linear layer by what enters it, without a pass forward; None where that needs one."""
     if call.name == "linear":
         return lambda given, weight, values: [given @ weight]
     padding = call.argument(4, "padding", 0)
     if "transpose" in call.name or isinstance(padding, str):
         return None
-    numbers = (
-        call.argument(3, "stride", 1),
-        padding,
-        call.argument(5, "dilation", 1),
-        call.argument(6, "groups", 1),
+    stride, padding, dilation = (
+        list(item) if isinstance(item, tuple | list) else [item] * axes
+        for item in (call.argument(3, "stride", 1), padding, call.argument(5, "dilation", 1))
     )
-    gradient = getattr(convolution_gradients, f"{call.name}_input")
-    return lambda given, weight, values: [gradient(values[0].shape, weight, given, *numbers)]
+    groups = call.argument(6, "groups", 1)
+
+    def gradient(given: Tensor, weight: Tensor, values: Sequence[Tensor]) -> list[Tensor]:
+        place = stride, padding, dilation, False, [0] * axes, groups
+        found = torch.ops.aten.convolution_backward(given, values[0], weight, None, *place, [True, False, False])
+        return [found[0]]
+
+    return gradient
 
 
 def _product(call: Call) -> LinearStep:
@@ -157,7 +165,7 @@ def _sum(call: Call) -> LinearStep:
         operation,
         torch.ones((), device=values[0].device),
         bias,
-        backwards=(lambda given, weight, own: [given] * len(own)) if alike else None,
+        backwards=(lambda given, weight, own: [given * weight] * len(own)) if alike else None,
     )
 
 
