@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-_COLOUR = 0.5
+_COLOUR = 0.8
 """How much one standard deviation of the colours counts beside the width of one piece."""
 
 
