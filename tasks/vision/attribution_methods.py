@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stratascope.tasks.vision.image_network import ImageNetwork
     from stratascope.tasks.vision.targets import Target
 
-_MODULES = ("gradient_maps", "path_maps")
+_MODULES = ("gradient_maps", "path_maps", "rescale_maps", "relevance_maps", "perturbation_maps")
 """Files of this folder that register methods."""
 
 
