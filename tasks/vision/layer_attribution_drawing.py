@@ -67,10 +67,11 @@ def _channels(view: View, probe: str, layer: str, method: str, sums: dict[int, n
     chosen = np.argsort(-size, kind="stable")[:_MOST_CHANNELS]
     names = [f"channel {number}" for number in chosen]
     low, high = np.quantile(last[:, chosen], (0.25, 0.75), axis=0)
-    bars = [(float(a), float(b), float(c)) for a, b, c in zip(last[:, chosen].mean(0), low, high, strict=True)]
+    middle = np.median(last[:, chosen], axis=0)
+    bars = [(float(a), float(b), float(c)) for a, b, c in zip(middle, low, high, strict=True)]
     told = size.sum()
     numbers = {
-        "method": _TITLES.get(method, method), "n": len(last), "layer": layer, "last": steps[-1], "count": last.shape[1],
+        "method": _TITLES.get(method, method), "n": len(last), "layer": layer, "last": f"{steps[-1]:,}", "count": last.shape[1],
         "shown": len(chosen), "share": f"{size[chosen].sum() / told:.0%}" if told > 0 else "none",
         "top": int(chosen[0]), "mixed": int(((low < 0) & (high > 0)).sum()), "first": steps[0],
     }  # fmt: skip
@@ -85,7 +86,7 @@ def _channels(view: View, probe: str, layer: str, method: str, sums: dict[int, n
         _WORDS["channels"],
         numbers,
         key=figure_key("channels", probe, layer),
-        title=f"Channels of {layer} that the answers rest on, step {steps[-1]}, probe {probe}",
+        title=f"Channels of {layer} that the answers rest on, step {steps[-1]:,}, probe {probe}",
         svg=values_with_intervals(names, {"": bars}, f"{numbers['method']}, in the score's units"),
         run=view.run, layer=layer, probe=probe, headline=leads, table=table,
     )  # fmt: skip
@@ -132,8 +133,8 @@ def _places(view: View, probe: str, layer: str, options: Any, steps: list[int]) 
     zero = sum(int((values[-1] == 0).all((1, 2)).sum()) for values in maps.values())
     columns = ([] if pictures is None else ["picture"]) + [_TITLES.get(name, name) for name in methods]
     numbers = {
-        "layer": layer, "size": f"{side[0]} × {side[1]}", "zero": zero, "maps": len(rows) * len(methods), "first": steps[0],
-        "last": steps[-1], "samples": len(rows),
+        "layer": layer, "size": f"{side[0]} × {side[1]}", "zero": zero, "maps": len(rows) * len(methods), "first": f"{steps[0]:,}",
+        "last": f"{steps[-1]:,}", "samples": len(rows),
     }  # fmt: skip
     return worded(
         _WORDS["places"],
@@ -173,7 +174,7 @@ def _spread(view: View, probe: str, layers: list[str], method: str) -> Figure:
     grid, steps = grid_of(rows, "layer", layers)
     last = grid[:, -1]
     numbers = {
-        "method": _TITLES.get(method, method), "n": int(rows["n"].min()), "last": steps[-1],
+        "method": _TITLES.get(method, method), "n": int(rows["n"].min()), "last": f"{steps[-1]:,}",
         "most": layers[int(np.nanargmax(last))], "most_value": f"{np.nanmax(last):.1f}",
         "least": layers[int(np.nanargmin(last))], "least_value": f"{np.nanmin(last):.1f}",
     }  # fmt: skip
@@ -198,7 +199,7 @@ def _gap(view: View, probe: str, layers: list[str]) -> Figure | None:
     worst = last.loc[last["value"].idxmax()]
     return worded(
         _WORDS["gap"],
-        {"layer": worst["layer"], "value": f"{worst['value']:.1%}", "last": int(worst["step"]), "n": int(worst["n"])},
+        {"layer": worst["layer"], "value": f"{worst['value']:.1%}", "last": f"{int(worst['step']):,}", "n": int(worst["n"])},
         key=figure_key("gap", probe),
         title=f"How far conductance is from adding up, probe {probe}",
         svg=lines(series, "gap, as a share of the difference", bands=bands),
@@ -208,7 +209,7 @@ def _gap(view: View, probe: str, layers: list[str]) -> Figure | None:
 
 _WORDS: dict[str, dict[str, str]] = {
     "channels": {
-        "shows": "The {shown} channels of {layer} with the largest attribution by {method} in the mean over {n} samples: the dot is the mean, the line goes from the lower to the upper quartile of the samples.",
+        "shows": "The {shown} channels of {layer} with the largest attribution by {method} in the mean over {n} samples: the dot is the median, the line goes from the lower to the upper quartile of the samples.",
         "reading": "To the right of zero a channel speaks for the answers asked about, to the left against them. A long line means that the channel matters for some samples only.",
         "caution": "The shown channels hold {share} of all attribution in {layer}, which has {count}; {mixed} of them speak for some samples and against others. Numbers are of {n} samples at step {last}; another choice of samples puts other channels on top.",
         "audience": "For those who want to know which parts of a layer do the work.",

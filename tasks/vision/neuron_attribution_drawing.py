@@ -138,7 +138,7 @@ class _Units:
         words = method_named(method)
         return {
             "layer": self.layer, "method": words.title, "formula": words.formula, "lies": words.lies_when, "blank": blank,
-            "shown": len(self.rows) * len(maps), "first": self.steps[0], "last": self.steps[-1], "silent": silent,
+            "shown": len(self.rows) * len(maps), "first": f"{self.steps[0]:,}", "last": f"{self.steps[-1]:,}", "silent": silent,
             "count": len(self.channels), "source": words.source,
         }  # fmt: skip
 
