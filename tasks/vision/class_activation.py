@@ -82,7 +82,7 @@ def compute(context: CheckpointContext, options: ClassActivationOptions) -> Find
     return findings
 
 
-def _refusals(reason: str, **where: str) -> list[Row]:
+def _refusals(reason: str, **where: Any) -> list[Row]:
     return [Row(metric.name, status="does_not_apply", reason=reason, **where) for metric in ANALYSIS.metrics]
 
 
@@ -230,15 +230,21 @@ class _ProbeMaps:
 
         from stratascope.tasks.vision.full_gradient import full_gradient
 
-        name, shared = self.probe.name, {"probe": self.probe.name, "part": "method=full_grad"}
+        name = self.probe.name
+        shared: dict[str, Any] = {"probe": name, "part": "method=full_grad"}
         try:
             parts = [
                 full_gradient(part.network, part.inputs, part.indices, part.target, known)
                 for part in self.question.parts()
             ]
         except DoesNotApply as reason:
-            names = ("cam_completeness_gap", "cam_zero_fraction", "cam_confidence_drop", "cam_confidence_increase")
-            findings.rows += [Row(metric, status="does_not_apply", reason=str(reason), **shared) for metric in names]  # fmt: skip
+            metrics = (
+                "cam_completeness_gap",
+                "cam_zero_fraction",
+                "cam_confidence_drop",
+                "cam_confidence_increase",
+            )
+            findings.rows += [Row(metric, status="does_not_apply", reason=str(reason), **shared) for metric in metrics]  # fmt: skip
             return
         maps, signed, terms, gap, scores = (
             torch.cat([getattr(part, field) for part in parts]).numpy()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def nowhere_positive(maps: np.ndarray) -> np.ndarray:
     """bool (sample,): which of the maps (sample, y, x) are all zero once what is below 0 is cut off."""
-    return ~(maps > 0).any((1, 2))
+    return np.asarray(~(maps > 0).any((1, 2)))
 
 
 def rank_correlations(maps: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -94,7 +94,8 @@ def masked_confidence(
     found = []
     for start in range(0, len(inputs), batch_size):
         rows = slice(start, start + batch_size)
-        masks = soft_masks(torch.from_numpy(maps[rows]).float(), tuple(inputs.shape[2:]))[:, None]
+        shape = int(inputs.shape[2]), int(inputs.shape[3])
+        masks = soft_masks(torch.from_numpy(maps[rows]).float(), shape)[:, None]
         altered = baseline[rows] + (inputs[rows] - baseline[rows]) * masks
         outputs = network.outputs_in_batches(altered, batch_size)
         found.append(class_probabilities(outputs, indices[rows], "classification"))

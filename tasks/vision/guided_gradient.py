@@ -24,20 +24,23 @@ class _Score(nn.Module):
 def guided_gradient(network: ImageNetwork, inputs: Tensor, indices: Tensor, target: Target) -> Tensor:
     """float32 (sample, channel, y, x): the gradient that passes a ReLU only where it and the ReLU's input are above 0.
 
-    Springenberg et al. 2015, section 3. Must be used inside `network.untouched()`. Raises DoesNotApply where the network has no ReLU that is a module: those
-    called as functions are not guided, and the result would be the plain gradient under another name.
+    Springenberg et al. 2015, section 3. Must be used inside `network.untouched()`. Raises DoesNotApply where the network
+    has no ReLU that is a module: those called as functions are not guided, and the result would be the plain gradient
+    under another name.
     """
     import warnings
 
     from captum.attr import GuidedBackprop
 
     if not network.hookable or network.fixed_batch_size is not None:
-        raise DoesNotApply("guided gradients need a network whose layers can be watched, with batches of any size.")
+        raise DoesNotApply(
+            "guided gradients need a network whose layers can be watched, with batches of any size."
+        )
     if not any(isinstance(module, nn.ReLU) for module in network.network.modules()):
         raise DoesNotApply("the network has no ReLU that is a module: there is nothing to guide.")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Setting backward hooks on ReLU")
         with torch.enable_grad():
-            pixels = inputs.detach().clone().to(network.device)
+            pixels = inputs.detach().clone().to(network.device).requires_grad_()
             found = GuidedBackprop(_Score(network, indices, target)).attribute(pixels, target=None)
     return found.detach().float().cpu()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -147,10 +148,10 @@ class PartialForward:
             if frame.number >= 0 and frame is not self._frames[-1]:
                 queues.setdefault(frame.module, []).append(None)
             for call in frame.ended:
-                queues.setdefault(call.module, []).append(lambda call=call: self._answer(call, sample, copies))
+                queues.setdefault(call.module, []).append(partial(self._answer, call, sample, copies))
         own = _Call(self.layer.module, self.layer.call, self._own)
         given = {self.layer.element: values.movedim(0, self.layer.sample_axis)}
-        queues.setdefault(self.layer.module, []).append(lambda: self._answer(own, sample, copies, given))
+        queues.setdefault(self.layer.module, []).append(partial(self._answer, own, sample, copies, given))
         replaced: list[tuple[nn.Module, Any]] = []
         try:
             for name, queue in queues.items():

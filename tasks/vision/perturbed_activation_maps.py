@@ -51,9 +51,10 @@ def masked_scores(
     masks, ranged = channel_masks(activations.float().cpu())
     found = torch.zeros(masks.shape[:2])
     places = ranged.nonzero()
+    shape = int(inputs.shape[2]), int(inputs.shape[3])
     for rows in places.split(batch_size):
         owner, channel = rows.T
-        grown = enlarged(masks[owner, channel], inputs.shape[2:])[:, None]
+        grown = enlarged(masks[owner, channel], shape)[:, None]
         altered = baseline[owner] + (inputs[owner] - baseline[owner]) * grown
         outputs = network.outputs(altered)
         found[owner, channel] = target.scores(outputs, indices[owner]).float().cpu()
