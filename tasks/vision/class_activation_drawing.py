@@ -104,7 +104,7 @@ def _by_method(shown: ProbeView, layer: str, kind: str, wanted: Sequence[str]) -
         ]
         for place in range(len(steps))
     ]  # fmt: skip
-    headers = [*shown.leading_names, *(method_title(name) for name in columns)]
+    headers = [*shown.leading_names, *(METHODS[name].short for name in columns)]
     first, last = next(iter(columns)), {name: maps[-1] for name, maps in columns.items()}
     peaks = [float(np.nanmax(np.abs(columns[first][place]))) for place in (0, -1)]
     empty = sum(int(nowhere_positive(maps).sum()) for maps in last.values())
@@ -233,7 +233,7 @@ def _signed(shown: ProbeView, layer: str) -> Iterator[Figure]:
         WORDS["signed"], numbers, key=figure_key("signed", shown.probe, layer),
         title=f"Raw maps with their signs in {layer}, probe {shown.probe}", run=shown.view.run, layer=layer,
         probe=shown.probe, table=_values_table(shown, columns, steps, "method"),
-        **_frames_or_one(steps, pictures, shown.labels, [method_title(name) for name in columns], scale),
+        **_frames_or_one(steps, pictures, shown.labels, [METHODS[name].short for name in columns], scale),
     )  # fmt: skip
 
 

@@ -16,6 +16,12 @@ class CamMethod:
     formula: str
     source: str
     lies_when: str
+    column: str = ""
+    """A short name, where the title is too long to stand above a narrow column."""
+
+    @property
+    def short(self) -> str:
+        return self.column or self.title
 
 
 METHODS: dict[str, CamMethod] = {
@@ -38,6 +44,7 @@ METHODS: dict[str, CamMethod] = {
     "element_wise_cam": CamMethod(
         "element-wise", "gradient", "Σ_k max(G_k ⊙ A_k, 0)", "Grad-CAM with a weight for each place",
         "channels argue against each other: evidence against the class is thrown away before it is summed",
+        column="elements",
     ),
     "layer_cam": CamMethod(
         "LayerCAM", "gradient", "Σ_k max(G_k, 0) ⊙ A_k", "Jiang et al. 2021",
@@ -46,10 +53,12 @@ METHODS: dict[str, CamMethod] = {
     "eigen_cam": CamMethod(
         "Eigen-CAM", "gradient", "A v₁, first right singular vector", "Muhammad and Yeasin 2020",
         "there is more than one thing to see: it is the same map for every class",
+        column="Eigen",
     ),
     "eigen_grad_cam": CamMethod(
         "Eigen-Grad-CAM", "gradient", "(G ⊙ A) v₁", "Eigen-CAM of G ⊙ A",
         "the first singular values are nearly equal: the direction is then arbitrary and jumps between checkpoints",
+        column="EigenGrad",
     ),
     "fem": CamMethod(
         "FEM", "gradient", "Σ_k mean(A_k) [A_k > μ_k + 2 σ_k]", "Fuad et al. 2020",
@@ -58,14 +67,17 @@ METHODS: dict[str, CamMethod] = {
     "score_cam": CamMethod(
         "Score-CAM", "forward", "w = softmax_k f(x ⊙ up(A_k))", "Wang et al. 2020",
         "logits are large: the softmax gives one channel everything; and masked pictures lie outside the data",
+        column="Score",
     ),
     "score_cam_raw": CamMethod(
         "Score-CAM, raw", "forward", "w_k = f(x ⊙ up(A_k)) − f(x')", "Wang et al. 2020, without softmax",
         "the baseline has a high score itself: all weights then carry its bias",
+        column="Score raw",
     ),
     "ablation_cam": CamMethod(
         "Ablation-CAM", "forward", "w_k = f(x) − f(x without A_k)", "Desai and Ramaswamy 2020, without division",
         "channels stand in for one another: each alone seems to matter little",
+        column="Ablation",
     ),
     "full_grad": CamMethod(
         "FullGrad", "picture", "Σ|x ⊙ ∂f/∂x| + Σ_l up(Σ|b_l ⊙ ∂f/∂z_l|)", "Srinivas and Fleuret 2019",
@@ -78,10 +90,12 @@ METHODS: dict[str, CamMethod] = {
     "random_cam": CamMethod(
         "random channels", "null", "Σ_k u_k A_k, u from −1 to 1", "a null: what any method must beat",
         "never meant to be right: a method that does not beat it says nothing",
+        column="random",
     ),
     "edges": CamMethod(
         "picture's edges", "null", "|Sobel(x)| in the layer's cells", "a null: Adebayo et al. 2018",
         "never meant to be right: a method that equals it shows the picture, not the network",
+        column="edges",
     ),
 }  # fmt: skip
 

@@ -22,7 +22,7 @@ WORDS: dict[str, dict[str, str]] = {
     "steps": {
         "shows": "The same pictures under {method} in {layer} at several steps, from the first to the last.",
         "reading": "Follow a row from left to right. All steps share one scale: pale maps at the start mean small values, not missing ones.",
-        "caution": "Full colour is {bound}. At step {start}, {empty_start} of {n} maps are nowhere above 0, at step {step} {empty}. First and last map have a mean rank correlation of {alike}. The method misleads where {lies}.",
+        "caution": "Full colour is {bound}. Of {n} maps {empty_start} are nowhere above 0 at step {start}, and {empty} at step {step}. First and last map have a mean rank correlation of {alike}. The method misleads where {lies}.",
         "audience": "For watching when the network finds what it goes by.",
         "practitioner": "Maps that still wander at the last steps belong to a network that has not settled; maps that settle on the wrong place will not repair themselves.",
         "researcher": "Scores grow during training, and maps with them; rank correlation does not see that. A map has {grid} cells.",
