@@ -26,16 +26,15 @@ def rank_correlations(maps: np.ndarray, others: np.ndarray) -> np.ndarray:
     """
     from scipy.stats import rankdata
 
+    pair = [item.reshape(len(item), -1) for item in (maps, others)]
+    sound = np.isfinite(pair[0]).all(1) & np.isfinite(pair[1]).all(1)
+    ranks = [rankdata(np.where(sound[:, None], item, 0.0), axis=1) for item in pair]
+    one, other = (item - item.mean(1, keepdims=True) for item in ranks)
+    size = np.sqrt((one**2).sum(1) * (other**2).sum(1))
+    sound &= size > 0
     found = np.full(len(maps), np.nan)
-    for row, (one, other) in enumerate(zip(maps, others, strict=True)):
-        if not (np.isfinite(one).all() and np.isfinite(other).all()):
-            continue
-        ranks = rankdata(one.ravel()), rankdata(other.ravel())
-        centred = [rank - rank.mean() for rank in ranks]
-        sizes = [float((rank**2).sum()) for rank in centred]
-        if all(sizes):
-            found[row] = float(np.clip(centred[0] @ centred[1] / np.sqrt(sizes[0] * sizes[1]), -1, 1))
-    return found
+    np.divide((one * other).sum(1), size, out=found, where=sound)
+    return np.clip(found, -1, 1)
 
 
 def soft_masks(maps: Tensor, shape: tuple[int, int]) -> Tensor:
