@@ -37,7 +37,7 @@ _OTHERS = (
 )
 _SIGNED = ("grad_cam", "x_grad_cam", "hi_res_cam", "layer_cam", "eigen_grad_cam", "ablation_cam")
 _OVER_STEPS = ("grad_cam", "layer_cam")
-_SHARE = "share of full colour; full is the largest 1 % of the column's values over all steps shown"
+_SHARE = "share of full colour, which the largest 1 % of the column's values at the newest step have"
 
 
 def draw(view: View, options: Any) -> Iterator[Figure]:
@@ -106,11 +106,12 @@ def _by_method(shown: ProbeView, layer: str, kind: str, wanted: Sequence[str]) -
     ]  # fmt: skip
     headers = [*shown.leading_names, *(METHODS[name].short for name in columns)]
     first, last = next(iter(columns)), {name: maps[-1] for name, maps in columns.items()}
+    above = float(np.mean([(maps[0] > bounds[name]).mean() for name, maps in columns.items()]))
     peaks = [float(np.nanmax(np.abs(columns[first][place]))) for place in (0, -1)]
     empty = sum(int(nowhere_positive(maps).sum()) for maps in last.values())
     numbers = {
         "layer": layer, "step": plain_step(steps[-1]), "start": plain_step(steps[0]), "method": method_title(first),
-        "first": f"{peaks[0]:.3g}", "last": f"{peaks[1]:.3g}", "empty": empty, "maps": len(last) * shown.count,
+        "above": f"{above:.0%}", "first": f"{peaks[0]:.3g}", "last": f"{peaks[1]:.3g}", "empty": empty, "maps": len(last) * shown.count,
         "grid": f"{columns[first].shape[2]} × {columns[first].shape[3]}",
         "broken": sum(int((~np.isfinite(maps)).any((1, 2)).sum()) for maps in last.values()),
     }  # fmt: skip
@@ -153,7 +154,7 @@ def _steps_figure(
     sound = alike[np.isfinite(alike)]
     numbers = {
         "method": method_title(method), "layer": layer, "start": plain_step(steps[0]), "step": plain_step(steps[-1]),
-        "bound": f"{bound:.3g}", "alike": f"{sound.mean():.2f}" if len(sound) else "not defined",
+        "bound": f"{bound:.3g}", "above": f"{float((maps[0] > bound).mean()):.0%}", "alike": f"{sound.mean():.2f}" if len(sound) else "not defined",
         "empty_start": int(nowhere_positive(maps[0]).sum()), "empty": int(nowhere_positive(maps[-1]).sum()),
         "n": shown.count, "grid": f"{maps.shape[2]} × {maps.shape[3]}", "lies": METHODS[method].lies_when,
     }  # fmt: skip
@@ -227,7 +228,7 @@ def _signed(shown: ProbeView, layer: str) -> Iterator[Figure]:
         "grid": "{} × {}".format(*next(iter(columns.values())).shape[2:]),
     }  # fmt: skip
     scale = ColourScale(
-        "share of full colour; full is the largest 1 % of the column's sizes over all steps shown", 1.0, True
+        "share of full colour, which the largest 1 % of the column's sizes at the newest step have", 1.0, True
     )
     yield worded(
         WORDS["signed"], numbers, key=figure_key("signed", shown.probe, layer),

@@ -131,10 +131,18 @@ class ProbeView:
 
 
 def bounds_of(columns: Mapping[str, np.ndarray], signed: bool = False) -> dict[str, float]:
-    """Where colours are full, for each column's maps over all steps and samples; what is below 0 counts only where `signed`."""
+    """Where colours are full at every step: for the largest 1 % of each column's values at the newest step.
+
+    `columns` are maps (step, sample, y, x). An untrained network can have values that would leave all later maps pale, so
+    they do not decide, unless the newest maps are all zero. What is below 0 counts only where `signed`.
+    """
     from stratascope.tasks.vision.map_drawing import scale_bound
 
-    return {name: scale_bound(maps if signed else np.maximum(maps, 0)) for name, maps in columns.items()}
+    found = {}
+    for name, maps in columns.items():
+        counted = maps if signed else np.maximum(maps, 0)
+        found[name] = scale_bound(counted[-1]) or scale_bound(counted)
+    return found
 
 
 def tile_of(picture: np.ndarray | None, values: np.ndarray, bound: float) -> np.ndarray:

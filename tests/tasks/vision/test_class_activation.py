@@ -277,3 +277,16 @@ def test_more_than_what_is_needed_is_never_lost_in_confidence(small):
     np.testing.assert_allclose(full.drops, 0, atol=1e-6)
     none = masked_confidence(network, inputs, indices, np.zeros((4, 3, 4), np.float32), baseline, before, 3)
     np.testing.assert_allclose(none.after, empty, rtol=1e-6)
+
+
+def test_p20_colours_are_full_at_the_same_value_at_every_step():
+    """A wild start does not leave the later maps pale, and a map of zeros stays without a scale."""
+    from stratascope.tasks.vision.class_activation_views import bounds_of, tile_of
+
+    maps = np.ones((3, 2, 4, 4), np.float32)
+    maps[0] *= 1000
+    bounds = bounds_of({"grown": maps[::-1], "wild": maps, "empty": -maps})
+    assert bounds == {"grown": 1000, "wild": 1, "empty": 0}
+    picture = np.full((4, 4), 90, np.uint8)
+    np.testing.assert_array_equal(tile_of(picture, -maps[0, 0], 0.0), np.full((4, 4, 3), 90))
+    assert (tile_of(picture, np.full((4, 4), np.nan), 1.0)[0, 0] == (255, 0, 255)).all()
