@@ -150,7 +150,7 @@ def replaced_outputs(
             return None
         members = dict(tensors_in(output))
         made = {path: replace(layer, members[path].clone()) for path, layer in changes.items()}
-        return _rebuilt(output, made)
+        return rebuilt(output, made)
 
     modules = dict(network.named_modules())
     handles = [network.register_forward_pre_hook(lambda module, inputs: calls.clear())]
@@ -163,15 +163,15 @@ def replaced_outputs(
             handle.remove()
 
 
-def _rebuilt(output: Any, changes: Mapping[tuple[int, ...], Tensor], path: tuple[int, ...] = ()) -> Any:
-    """`output`, nested as it is, with the tensors at the paths of `changes` exchanged."""
+def rebuilt(output: Any, changes: Mapping[tuple[int, ...], Tensor], path: tuple[int, ...] = ()) -> Any:
+    """`output`, nested as it is, with the tensors at the paths of `changes` (as of `tensors_in`) exchanged."""
     if isinstance(output, Tensor):
         return changes.get(path, output)
     if isinstance(output, dict):
-        items = [_rebuilt(item, changes, (*path, number)) for number, item in enumerate(output.values())]
+        items = [rebuilt(item, changes, (*path, number)) for number, item in enumerate(output.values())]
         return type(output)(zip(output, items, strict=True)) if type(output) is dict else _like(output, items)
     if isinstance(output, tuple | list):
-        items = [_rebuilt(item, changes, (*path, number)) for number, item in enumerate(output)]
+        items = [rebuilt(item, changes, (*path, number)) for number, item in enumerate(output)]
         return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
     return output
 

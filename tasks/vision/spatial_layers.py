@@ -44,6 +44,13 @@ class SpatialLayer:
     def is_convolution(self) -> bool:
         return self.info.kind in _CONVOLUTION_KINDS
 
+    @property
+    def channel_axis(self) -> int:
+        """The axis of the channels in what the layer puts out with the sample axis first; the sample axis is 0."""
+        if self.info.dims == ("token", "feature"):
+            return 2
+        return 3 if self.info.dims[:2] == ("y", "x") else 1
+
     def on_grid(self, values: Tensor) -> Tensor:
         """(sample, …) as the layer puts it out, sample axis first → (sample, channel, y, x)."""
         if self.info.dims == ("token", "feature"):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from stratascope.storage.model_spec import ModelSpec
+from stratascope.storage.probes import Probe
 from stratascope.tasks.vision.image_network import ImageNetwork
 from tests.tasks.conftest import LittleAudit
 
@@ -26,6 +27,11 @@ def bars(
         place = [np.s_[:, :, :depth], np.s_[:, :, -depth:], np.s_[:, :depth], np.s_[:, -depth:]][target]
         picture[place] += 0.6
     return inputs, targets
+
+
+def probe_of(inputs: np.ndarray) -> Probe:
+    """Samples without targets, called by their numbers."""
+    return Probe("test", "test", inputs, None, np.arange(len(inputs)), (), "digest")
 
 
 def wrapped(network: nn.Module, **model) -> ImageNetwork:
