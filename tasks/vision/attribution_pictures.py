@@ -13,6 +13,7 @@ from stratascope.storage.names import encode_path_part, step_directory
 from stratascope.storage.probes import Probe
 from stratascope.tasks.representation.drift_mosaics import class_label, probe_rows
 from stratascope.tasks.vision.attribution_methods import AttributionMethod, attribution_methods
+from stratascope.tasks.vision.trust_marks import failed_methods
 
 if TYPE_CHECKING:
     from stratascope.tasks.contexts import View
@@ -93,11 +94,20 @@ class FiledMaps:
 
     def warnings(self, method: str) -> str:
         """What is to be said against the maps of `method` on this network at its newest step; empty where nothing."""
+        said: list[str] = []
         for step in reversed(self.view.steps):
             path = self._place(step, method, "map")
             if self.view.store.has_array(path):
-                return "; ".join(self.view.store.array_info(path)[3].get("warnings", ()))
-        return ""
+                said += self.view.store.array_info(path)[3].get("warnings", ())
+                break
+        if method in self.failed:
+            said.append(f"it failed the tests of `attribution_trust`: {self.failed[method]}")
+        return "; ".join(said)
+
+    @cached_property
+    def failed(self) -> dict[str, str]:
+        """Why methods failed their tests on this network, by name."""
+        return failed_methods(self.view, self.probe.name)
 
     def agreeing(self, step: int) -> tuple[int, int]:
         """How many of the samples the network answers with the output that is explained, and of how many."""

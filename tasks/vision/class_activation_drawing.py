@@ -22,6 +22,7 @@ from stratascope.tasks.vision.class_activation_measures import nowhere_positive,
 from stratascope.tasks.vision.class_activation_methods import METHODS
 from stratascope.tasks.vision.class_activation_views import ProbeView, bounds_of, tile_of
 from stratascope.tasks.vision.class_activation_words import WORDS
+from stratascope.tasks.vision.trust_marks import failed_methods, marked
 
 _ROWS, _COLUMN_STEPS, _FRAMES = 4, 6, 8
 _WEIGHED = ("grad_cam", "grad_cam_plus_plus", "x_grad_cam", "hi_res_cam", "element_wise_cam", "layer_cam")
@@ -41,7 +42,16 @@ _SHARE = "share of full colour, which the largest 1 % of the column's values at 
 
 
 def draw(view: View, options: Any) -> Iterator[Figure]:
-    """For each probe: maps by method and step of its last layer, maps by depth, FullGrad, and the findings over the steps."""
+    """For each probe: maps by method and step of its last layer, maps by depth, FullGrad, and the findings over the steps.
+
+    What shows a method that failed its tests on this network is marked.
+    """
+    failed = {probe: failed_methods(view, probe) for probe in view.rows["probe"].unique()}
+    titles = {name: method_title(name) for name in METHODS}
+    yield from marked(_every_figure(view), failed, titles)
+
+
+def _every_figure(view: View) -> Iterator[Figure]:
     for probe in sorted(set(view.rows["probe"].unique()) - {""}):
         shown = ProbeView.of(view, probe, _ROWS)
         if shown is None:

@@ -11,6 +11,7 @@ from stratascope.tasks.analysis import Figure
 from stratascope.tasks.contexts import View
 from stratascope.tasks.representation.pictures import even_choice, figure_key, leading_probe, table_of, worded
 from stratascope.tasks.vision.attribution_methods import method_named
+from stratascope.tasks.vision.trust_marks import failed_methods, marked
 
 _MOST_STEPS = 8
 _GRID_STEPS = 6
@@ -28,8 +29,16 @@ def draw(view: View, options: Any) -> Iterator[Figure]:
     rows = rows[rows["probe"] == probe]
     steps = even_choice(sorted({int(step) for step in rows["step"]}), _MOST_STEPS)
     layers = even_choice_of([name for name in view.layers("unit_value") if name in set(rows["layer"])])
+    failed = {probe: failed_methods(view, probe)}
+    titles = {name: method_named(name).title for name in options.methods}
+    yield from marked(_of_layers(view, probe, layers, options.methods, steps), failed, titles)
+
+
+def _of_layers(
+    view: View, probe: str, layers: list[str], methods: tuple[str, ...], steps: list[int]
+) -> Iterator[Figure]:
     for number, layer in enumerate(layers):
-        units = _Units(view, probe, layer, options.methods, steps)
+        units = _Units(view, probe, layer, methods, steps)
         for method in units.methods:
             yield units.side_by_side(method, number == len(layers) - 1 and method == units.methods[0])
         if units.methods and len(steps) > 1:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from stratascope.tasks.analysis import Figure
     from stratascope.tasks.contexts import View
 
 ANALYSIS = "attribution_trust"
@@ -32,3 +36,29 @@ def failed_methods(view: View, probe: str) -> dict[str, str]:
     return {
         part.removeprefix("method="): reason for part, reason in zip(rows["part"], rows["reason"], strict=True)
     }
+
+
+def marked(
+    figures: Iterable[Figure], failed: Mapping[str, Mapping[str, str]], titles: Mapping[str, str]
+) -> Iterator[Figure]:
+    """`figures` with a mark in the title and the reasons in the caution of each that shows a method which failed.
+
+    `failed` holds reasons by probe and method, `titles` what methods are called in figures. A figure shows the methods that stand
+    in the column `method` of its table, and those whose title is in its own.
+    """
+    for figure in figures:
+        known = failed.get(figure.probe, {})
+        listed = set(figure.table.get("method", ()))
+        shown = {name for name in known if name in listed or _stands_in(titles.get(name, ""), figure.title)}
+        if shown:
+            told = "; ".join(f"{titles.get(name, name)}: {known[name]}" for name in sorted(shown))
+            figure = replace(
+                figure, title=f"{figure.title} (with a warning)",
+                caution=f"{figure.caution} Failed the tests of `attribution_trust` on this network: {told}.",
+            )  # fmt: skip
+        yield figure
+
+
+def _stands_in(name: str, title: str) -> bool:
+    """Whether `title` has `name` as words of their own: `Grad-CAM` is not in `Eigen-Grad-CAM`."""
+    return bool(name) and re.search(rf"(?<![\w-]){re.escape(name)}(?![\w+-])", title, re.IGNORECASE) is not None

@@ -189,3 +189,20 @@ def test_too_few_samples_are_not_judged(pictured_audit):
 def test_rank_correlation_of_equal_orders_is_one():
     values = np.random.default_rng(0).normal(size=(3, 4, 5))
     np.testing.assert_allclose(rank_correlations(values, np.exp(values)), 1)
+
+
+def test_figures_of_a_failed_method_are_marked():
+    from stratascope.tasks.analysis import Figure
+    from stratascope.tasks.vision.trust_marks import marked
+
+    def figure(title: str, methods: list[str]) -> Figure:
+        words = dict.fromkeys(("shows", "reading", "caution", "audience", "practitioner", "researcher"), "Words.")
+        return Figure(key="key", title=title, probe="test", table={"method": methods}, **words)
+
+    failed = {"test": {"grad_cam": "it is blind"}}
+    titles = {"grad_cam": "Grad-CAM", "eigen": "Eigen-Grad-CAM"}
+    drawn = [figure("Eigen-Grad-CAM over steps", ["eigen"]), figure("Grad-CAM over steps", []), figure("All maps", ["eigen", "grad_cam"])]  # fmt: skip
+    found = list(marked(drawn, failed, titles))
+    assert [item.title.endswith("(with a warning)") for item in found] == [False, True, True]
+    assert found[0] == drawn[0]
+    assert "Grad-CAM: it is blind" in found[2].caution

@@ -1,0 +1,284 @@
+"""What maps of pictures cost on one thread: 64 images of 32 × 32 on ResNet-20, one checkpoint.
+
+    python benchmarks/vision.py
+
+Each case runs in a process of its own, once to warm up and then measured; rounds are interleaved, and ratios are of processor
+seconds within a round, which other work on the machine hardly touches. Beside ours stand:
+
+- one Grad-CAM, for the nine maps that come from the same pass;
+- captum's class for the same map, with the same number of passes, all images in one batch;
+- the bare forward passes that Score-CAM and Ablation-CAM need (channels × images for the first, the part after the layer for
+  the second), and the same maps with one image and one channel at a time;
+- the loops of pytorch-cnn-visualizations, written anew from what they do: one image at a time, a hook on the layer, a forward
+  pass, `backward` from a one-hot vector, the map as an array;
+- the same attribution with a batch of 16 and of 64, for the memory.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+from measuring import in_own_process, interleaved, measured, summary, write_results
+
+IMAGES, LAYER, STEPS, DRAWS = 64, "layer3.2.conv2", 32, 16
+FEW = 4
+"""So many images for the loops over one image and one channel; their time is given for all."""
+NINE = (
+    "grad_cam", "grad_cam_plus_plus", "x_grad_cam", "hi_res_cam", "element_wise_cam", "layer_cam", "eigen_cam",
+    "eigen_grad_cam", "fem",
+)  # fmt: skip
+GRADIENTS = {
+    "gradient": {}, "gradient_times_input": {}, "guided_backpropagation": {}, "deconvolution": {},
+    "smooth_grad": {"draws": DRAWS}, "integrated_gradients": {"steps": STEPS, "most_steps": STEPS},
+    "expected_gradients": {"draws": DRAWS},
+}  # fmt: skip
+
+
+class Given:
+    """The network and the pictures, the same in every process."""
+
+    def __init__(self, images: int = IMAGES) -> None:
+        import torch
+
+        from stratascope.storage.model_spec import ModelSpec
+        from stratascope.tasks.models import cifar_resnet
+        from stratascope.tasks.vision.image_network import ImageNetwork
+        from stratascope.tasks.vision.targets import Target
+
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        self.module = cifar_resnet(20).eval()
+        self.network = ImageNetwork(self.module, ModelSpec(factory="stratascope.tasks.models:cifar_resnet"))
+        self.inputs = torch.randn(images, 3, 32, 32)
+        self.indices = torch.arange(images) % 10
+        self.target = Target("label")
+        self.names = np.arange(images)
+
+    def explained(self, method: str, batch: int = IMAGES) -> Any:
+        import torch
+
+        from stratascope.tasks.vision.attribution_methods import Explained, method_named
+
+        settings = dict(method_named(method).settings) | GRADIENTS.get(method, {})
+        return Explained(
+            self.network, self.inputs, self.indices, self.target, self.names, torch.zeros_like(self.inputs), self.inputs[:16],
+            0, batch, settings,
+        )  # fmt: skip
+
+    def question(self) -> tuple[Any, Any, Any]:
+        import torch
+
+        from stratascope.storage.probes import Probe
+        from stratascope.tasks.vision.class_activation_passes import Question
+        from stratascope.tasks.vision.spatial_layers import chosen_spatial_layers, observed
+
+        probe = Probe("test", "test", self.inputs.numpy(), None, self.names, (), "made up")
+        known = observed(self.network, probe).layers
+        layers = chosen_spatial_layers([LAYER], known, (32, 32))
+        asked = Question(self.network, self.inputs, self.indices, self.target, self.names, torch.zeros_like(self.inputs), 0, 64)  # fmt: skip
+        return asked, layers, known
+
+
+def ours(method: str) -> Callable[[], Any]:
+    from stratascope.tasks.vision.attribution_methods import method_named
+
+    given = Given()
+    with_settings = method_named(method)
+    return lambda: with_settings.compute(given.explained(method))
+
+
+def captums(method: str) -> Callable[[], Any]:
+    from captum import attr
+
+    given = Given()
+    given.inputs.requires_grad_()
+    module, inputs, target = given.module, given.inputs, given.indices
+    if method == "smooth_grad":
+        tunnel = attr.NoiseTunnel(attr.Saliency(module))
+        return lambda: tunnel.attribute(inputs, nt_samples=DRAWS, nt_samples_batch_size=1, stdevs=0.5, target=target, abs=False)  # fmt: skip
+    if method == "integrated_gradients":
+        return lambda: attr.IntegratedGradients(module).attribute(inputs, 0, target, n_steps=STEPS, internal_batch_size=IMAGES)  # fmt: skip
+    if method == "expected_gradients":
+        # captum takes all draws of all images at once, and has no bound for them.
+        return lambda: attr.GradientShap(module).attribute(inputs, inputs[:16].detach(), n_samples=DRAWS, target=target)  # fmt: skip
+    made = {
+        "gradient": attr.Saliency, "gradient_times_input": attr.InputXGradient,
+        "guided_backpropagation": attr.GuidedBackprop, "deconvolution": attr.Deconvolution,
+    }[method](module)  # fmt: skip
+    more = {"abs": False} if method == "gradient" else {}
+    return lambda: made.attribute(inputs, target, **more)
+
+
+def cams(names: tuple[str, ...]) -> Callable[[], Any]:
+    from stratascope.tasks.vision.class_activation_passes import layer_maps
+
+    asked, layers, known = Given().question()
+    return lambda: layer_maps(asked, layers, names, known)
+
+
+def bare_forwards(of: str) -> Callable[[], Any]:
+    """What Score-CAM and Ablation-CAM cannot do without: a forward pass for each channel of the layer, of all images."""
+    import torch
+
+    given = Given()
+    channels = 64
+    if of == "score_cam":
+
+        def whole() -> None:
+            with torch.no_grad():
+                for _ in range(channels):
+                    given.module(given.inputs)
+
+        return whole
+    block = given.module.layer3[2]
+    hidden = torch.randn(IMAGES, channels, 8, 8)
+
+    def rest() -> None:
+        with torch.no_grad():
+            for _ in range(channels):
+                values = block.relu2(block.norm2(hidden) + hidden)
+                given.module.fc(torch.flatten(given.module.average(values), 1))
+
+    return rest
+
+
+def one_by_one(of: str) -> Callable[[], Any]:
+    """Score-CAM or Ablation-CAM with one image and one channel at a time, for a few images."""
+    import torch
+    from torch.nn import functional
+
+    given = Given()
+    module, kept = given.module, {}
+    layer = module.get_submodule(LAYER)
+
+    def score_cam() -> None:
+        handle = layer.register_forward_hook(lambda m, i, o: kept.update(values=o.clone()))
+        with torch.no_grad():
+            for image, index in zip(given.inputs[:FEW], given.indices, strict=False):
+                module(image[None])
+                maps = kept["values"]
+                for channel in range(maps.shape[1]):
+                    shown = functional.interpolate(maps[:, channel : channel + 1], (32, 32), mode="bilinear")
+                    low, high = shown.min(), shown.max()
+                    if high > low:
+                        float(module(image[None] * (shown - low) / (high - low))[0, index])
+        handle.remove()
+
+    def ablation_cam() -> None:
+        with torch.no_grad():
+            for image, index in zip(given.inputs[:FEW], given.indices, strict=False):
+                for channel in range(64):
+
+                    def without(m: Any, i: Any, output: Any, channel: int = channel) -> Any:
+                        output[:, channel] = 0
+                        return output
+
+                    handle = layer.register_forward_hook(without)
+                    float(module(image[None])[0, index])
+                    handle.remove()
+
+    return score_cam if of == "score_cam" else ablation_cam
+
+
+def image_loop(of: str) -> Callable[[], Any]:
+    """pytorch-cnn-visualizations' way: one image, a hook, `backward` from a one-hot vector."""
+    import torch
+
+    given = Given()
+    module, kept = given.module, {}
+    layer = module.get_submodule(LAYER)
+
+    def one(image: Any, index: int) -> None:
+        picture = image[None].clone().requires_grad_()
+        handle = layer.register_forward_hook(lambda m, i, o: kept.update(values=o, gradient=o.register_hook(lambda g: kept.update(found=g))))  # fmt: skip
+        output = module(picture)
+        handle.remove()
+        hot = torch.zeros_like(output)
+        hot[0, index] = 1
+        module.zero_grad()
+        output.backward(gradient=hot)
+        if of == "gradient":
+            picture.grad.numpy()
+            return
+        weights = kept["found"][0].mean((1, 2)).numpy()
+        np.maximum((weights[:, None, None] * kept["values"][0].detach().numpy()).sum(0), 0)
+
+    def every() -> None:
+        for image, index in zip(given.inputs, given.indices.tolist(), strict=True):
+            one(image, index)
+
+    return every
+
+
+def batched(size: str) -> Callable[[], Any]:
+    from stratascope.tasks.vision.attribution_methods import method_named
+
+    given = Given(256)
+    method = method_named("integrated_gradients")
+    return lambda: method.compute(given.explained("integrated_gradients", int(size)))
+
+
+KINDS: dict[str, Callable[[str], Callable[[], Any]]] = {
+    "ours": ours, "captum": captums, "bare": bare_forwards, "one_by_one": one_by_one, "image_loop": image_loop,
+    "batched": batched,
+}  # fmt: skip
+CASES = (
+    "cams nine", "cams grad_cam", *(f"{kind} {name}" for name in GRADIENTS for kind in ("ours", "captum")),
+    *(f"{kind} {name}" for name in ("score_cam", "ablation_cam") for kind in ("cams", "bare", "one_by_one")),
+    "image_loop gradient", "image_loop grad_cam", "batched 16", "batched 64",
+)  # fmt: skip
+
+
+def run(case: str) -> dict[str, Any]:
+    """One case in this process: once to warm up, then measured; the shortest cases five times."""
+    kind, name = case.split()
+    work = cams(NINE if name == "nine" else (name,)) if kind == "cams" else KINDS[kind](name)
+    if kind == "batched":
+        return measured(work)
+    work()
+    times = 5 if kind in ("ours", "captum", "cams", "image_loop") and name not in ("score_cam", "smooth_grad", "integrated_gradients", "expected_gradients") else 1  # fmt: skip
+    found = measured(lambda: [work() for _ in range(times)])
+    scale = (IMAGES / FEW if kind == "one_by_one" else 1) / times
+    return found | {name: found[name] * scale for name in ("seconds", "processor_seconds")}
+
+
+def ratios(runs: dict[str, list[dict[str, Any]]], first: str, second: str) -> dict[str, float]:
+    """Processor seconds of `first` by those of `second`, round by round."""
+    found = [
+        {"seconds": one["processor_seconds"] / two["processor_seconds"]}
+        for one, two in zip(runs[first], runs[second], strict=True)
+    ]
+    return summary(found)
+
+
+def main() -> None:
+    if len(sys.argv) > 2 and sys.argv[1] == "case":
+        print(json.dumps(run(" ".join(sys.argv[2:]))))
+        return
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    runs = interleaved(rounds, CASES, lambda case: in_own_process(__file__, "case", *case.split()))
+    compared = {"nine gradient maps by one Grad-CAM": ratios(runs, "cams nine", "cams grad_cam")}
+    for name in GRADIENTS:
+        compared[f"{name} by captum's"] = ratios(runs, f"ours {name}", f"captum {name}")
+    for name in ("score_cam", "ablation_cam"):
+        compared[f"{name} by its bare forwards"] = ratios(runs, f"cams {name}", f"bare {name}")
+        compared[f"{name} one image and one channel at a time, by ours"] = ratios(runs, f"one_by_one {name}", f"cams {name}")  # fmt: skip
+    compared["gradient, one image at a time, by ours"] = ratios(runs, "image_loop gradient", "ours gradient")
+    compared["grad_cam, one image at a time, by ours"] = ratios(runs, "image_loop grad_cam", "cams grad_cam")
+    cases = {
+        case: {"processor seconds": summary(found, "processor_seconds"), "peak megabytes": summary(found, "peak_bytes")["median"] / 1e6}
+        for case, found in runs.items()
+    }  # fmt: skip
+    write_results("vision", {"what": __doc__, "threads": 1, "rounds": rounds, "images": IMAGES, "layer": LAYER, "ratios": compared, "cases": cases})  # fmt: skip
+    print(json.dumps(compared, indent=1))
+
+
+if __name__ == "__main__":
+    main()
