@@ -166,8 +166,8 @@ def _one_method(
         return [Row("unit_attribution_size", part=part, status="does_not_apply", reason=str(reason), **about)]
     maps = np.asarray(found.maps, np.float32)
     if not np.isfinite(maps).all():
-        reason = "the maps are not finite"
-        return [Row("unit_attribution_size", part=part, status="failed", reason=reason, **about)]
+        broken = "the maps are not finite"
+        return [Row("unit_attribution_size", part=part, status="failed", reason=broken, **about)]
     facts = {"method": name, "formula": method.formula, "warnings": list(found.warnings), "channel": channel}
     findings.arrays[f"{place}/map"] = NamedArray((DIMENSION, "channel", "y", "x"), maps, about | facts)
     sizes = np.abs(maps).sum((1, 2, 3), dtype=np.float64)

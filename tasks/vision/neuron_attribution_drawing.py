@@ -124,11 +124,10 @@ class _Units:
         chosen = even_choice(range(len(self.steps)), _GRID_STEPS)
         maps = self.maps(channel, method)
         bound = scale_bound(maps[chosen])
-        lines = [
-            ([] if self.pictures is None else [self.pictures[row]])
-            + [signed_colours(maps[place, row], bound) for place in chosen]
+        lines: list[list[np.ndarray | None]] = [
+            [*([] if self.pictures is None else [self.pictures[row]]), *(signed_colours(maps[place, row], bound) for place in chosen)]
             for row in self.rows
-        ]
+        ]  # fmt: skip
         heads = ([] if self.pictures is None else ["picture"]) + [
             f"step {self.steps[place]:,}" for place in chosen
         ]

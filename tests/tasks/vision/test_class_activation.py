@@ -217,9 +217,16 @@ def test_a_class_that_is_not_there_and_a_layer_that_is_not_spatial_are_named(sma
 
 
 def test_methods_that_need_relus_name_what_is_missing():
-    found = findings_of(Segmenter(), np.zeros((1, 5, 8, 8), np.float32), None, {"output": "scores"}, methods=("guided_grad_cam",))  # fmt: skip
-    assert [row.status for row in found.rows] == ["does_not_apply"]
-    assert "no ReLU that is a module" in found.rows[0].reason
+    smooth = nn.Sequential(nn.Conv2d(5, 3, 3, padding=1), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    refused = findings_of(smooth, np.zeros((1, 5, 8, 8), np.float32), None, methods=("guided_grad_cam",))
+    assert [row.status for row in refused.rows] == ["does_not_apply"]
+    assert "no ReLU: there is nothing to guide" in refused.rows[0].reason
+
+
+def test_p4_functional_relus_are_guided_in_guided_grad_cam_too():
+    pictures = np.random.default_rng(0).normal(size=(1, 5, 8, 8)).astype(np.float32)
+    found = findings_of(Segmenter(), pictures, None, {"output": "scores"}, methods=("guided_grad_cam", "grad_cam"))
+    assert found.arrays["test/@guided/gradient"].values.any()
 
 
 def test_p21_a_class_token_leaves_a_map_of_zeros_that_is_named():
