@@ -21,8 +21,10 @@ _CHANNELS = 6
 _STEPS = 5
 _RANKS = 4
 _LONGEST = 96
-_OUTSIDE = 225
-"""The grey of what lies outside the picture."""
+_FADED = 225
+"""The grey that what lies outside the part is mixed with."""
+_OUTSIDE = np.array([176, 196, 222], np.uint8)
+"""The colour of what lies outside the picture."""
 
 
 def example_figures(series: LayerSeries) -> Iterator[Figure]:
@@ -51,16 +53,16 @@ def sample_picture(probe: Probe, row: int) -> np.ndarray:
 
 def faded(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
     """`picture` (y, x, 3), mixed with light grey outside `box` (first row, row after the last, first column, …)."""
-    found = np.round(0.35 * picture.astype(np.float64) + 0.65 * _OUTSIDE).astype(np.uint8)
+    found = np.round(0.35 * picture.astype(np.float64) + 0.65 * _FADED).astype(np.uint8)
     rows, columns = slice(box[0], box[1]), slice(box[2], box[3])
     found[rows, columns] = picture[rows, columns]
     return found
 
 
 def cropped(picture: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 (*size, 3): the part of `picture` in `box`, in the middle of light grey where it is smaller than `size`."""
+    """uint8 (*size, 3): the part of `picture` in `box`, in the middle of pale blue where it is smaller than `size`."""
     part = picture[box[0] : box[1], box[2] : box[3]]
-    found = np.full((*size, 3), _OUTSIDE, np.uint8)
+    found = np.broadcast_to(_OUTSIDE, (*size, 3)).copy()
     top, left = (size[0] - part.shape[0]) // 2, (size[1] - part.shape[1]) // 2
     found[top : top + part.shape[0], left : left + part.shape[1]] = part
     return found

@@ -100,17 +100,17 @@ def _summary(subject: LayerSubject) -> dict[str, np.ndarray]:
     assert record.sums is not None
     nothing = np.full(place.channels, np.nan)
     peaks = record.joined("peak")
-    found = {name: nothing for name in BY_CHANNEL}
+    found: dict[str, np.ndarray] = dict.fromkeys(BY_CHANNEL, nothing)
     if _is_streamed(subject):
         found |= {name: subject.streamed[name].astype(np.float64) for name in ("mean", "std", "max")}
     else:
-        mean = record.sums[0] / record.positions
-        spread = np.sqrt(np.maximum(record.sums[1] / record.positions - mean**2, 0))
-        found |= {"mean": mean, "std": spread, "max": peaks.max(0).astype(np.float64)}
+        mean: np.ndarray = np.asarray(record.sums[0] / record.positions)
+        spread = np.sqrt(np.maximum(record.sums[1] / record.positions - mean**2, 0.0))
+        found |= {"mean": mean, "std": spread, "max": np.asarray(peaks.max(0), np.float64)}
     if place.rectified:
-        found["zero_fraction"] = record.sums[2] / record.positions
+        found["zero_fraction"] = np.asarray(record.sums[2] / record.positions)
         dead = subject.streamed_layer.get("dead", subject.streamed.get("dead"))
-        found["dead"] = dead.astype(np.float64) if dead is not None else (peaks <= 0).all(0).astype(np.float64)
+        found["dead"] = np.asarray((peaks <= 0).all(0) if dead is None else dead, np.float64)
     return found
 
 

@@ -109,7 +109,9 @@ def _classes(series: LayerSeries) -> Iterator[Figure]:
     present = np.flatnonzero(sizes)
     shares = np.stack([counts[step][present] / sizes[present, None] for step in steps])  # type: ignore[index]
     largest = np.argsort(-shares.max((0, 1)), kind="stable")[:_SHOWN_CHANNELS]
-    order = largest[np.lexsort((-shares[-1].max(0)[largest], shares[-1].argmax(0)[largest]))]
+    # Channels that are never among the strongest stand last.
+    preferred = np.where(shares[-1].max(0) > 0, shares[-1].argmax(0), len(present))
+    order = largest[np.lexsort((-shares[-1].max(0)[largest], preferred[largest]))]
     names = [probe.class_names[value] if value < len(probe.class_names) else str(value) for value in present]
     mass = float(series.attributes(steps[-1], "class_count")["mass_share"])
     numbers = {

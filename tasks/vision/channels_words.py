@@ -45,7 +45,7 @@ WORDS: dict[str, dict[str, str]] = {
     },
     "examples": {
         "shows": "The samples that excite single channels of {layer} most at step {step}. Left the whole pictures, faded outside the part that the strongest position can see; right that part alone.",
-        "reading": "Read along a row: what the parts have in common is what the channel answers to. The channels are those that add most to the scores, the strongest first.",
+        "reading": "Read along a row: what the parts have in common is what the channel answers to; pale blue lies outside the picture. The channels are those that add most to the scores, the strongest first.",
         "caution": "Taken from {n} samples; others may excite the channels more. For channel {channel}, the first row, the {k} values go from {top:.3g} to {last:.3g}, the channel's mean is {mean:.3g}. {field}",
         "audience": "For everyone.",
         "practitioner": "If the parts of a row share a watermark, a border or a background, the network may lean on it.",
