@@ -188,7 +188,7 @@ def _position_to_position(
     rows, columns = even_cells(upper.height, options.cells), even_cells(upper.width, options.cells)
     cells = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
     links, norms = position_links(network, inputs, lower, upper, cells, options.batch_size)
-    about = {
+    about: dict[str, Any] = {
         "probe": samples.probe,
         "layer": upper.name,
         "other_layer": lower.name,

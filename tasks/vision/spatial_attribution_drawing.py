@@ -188,60 +188,73 @@ def _one_class(subject: _Subject, layer: str, questions: list[str], maps: dict[i
 
 
 def _links(subject: _Subject, layer: str) -> Iterator[Figure]:
-    from stratascope.tasks.vision.map_drawing import ColourScale, moving_picture_grid, scale_bound
-    from stratascope.tasks.vision.position_links import effective_share
+    from stratascope.tasks.vision.map_drawing import scale_bound
 
     place = f"{layer}/link"
     steps = even_choice(subject.steps_with(place), _FRAMES)
     if not steps:
         return
     told = subject.attributes(steps[-1], place)
-    links = {step: subject.at(step, place)[:_LINKED] for step in steps}
     # A norm is taken apart, so links are shares of it: every step can be held against every other.
     shares = {}
     for step in steps:
         norms = subject.at(step, f"{layer}/cell_norm")[:_LINKED, :, :, None, None]
-        shares[step] = np.divide(links[step], norms, out=np.zeros_like(links[step]), where=norms > 0)
+        links = subject.at(step, place)[:_LINKED]
+        shares[step] = np.divide(links, norms, out=np.zeros_like(links), where=norms > 0)
     bound = scale_bound(np.stack(list(shares.values())))
-    count = len(shares[steps[-1]])
-    rows, columns = shares[steps[-1]].shape[1:3]
-    frames = []
-    for step in steps:
-        lines: list[list[np.ndarray | None]] = []
-        for row in range(rows):
-            line: list[np.ndarray | None] = []
-            for sample in range(count):
-                line += [_linked(subject, sample, shares[step][sample, row, column], bound, (row, column), told) for column in range(columns)]  # fmt: skip
-                line += [None] if sample + 1 < count else []
-            lines.append(line)
-        frames.append(lines)
+    for sample in range(len(shares[steps[-1]])):
+        yield _links_of(subject, layer, sample, {step: shares[step][sample] for step in steps}, bound, told)
+
+
+def _links_of(
+    subject: _Subject, layer: str, sample: int, shares: dict[int, np.ndarray], bound: float, told: dict[str, Any]
+) -> Figure:
+    """The grid of small pictures of one sample, from `shares` (y2, x2, y1, x1) by step."""
+    from stratascope.tasks.vision.map_drawing import ColourScale, moving_picture_grid
+    from stratascope.tasks.vision.position_links import effective_share
+
+    steps = list(shares)
     last = shares[steps[-1]]
+    rows, columns = last.shape[:2]
+    frames = [
+        [
+            [
+                _linked(subject, sample, shares[step][row, column], bound, (row, column), told)
+                for column in range(columns)
+            ]
+            for row in range(rows)
+        ]
+        for step in steps
+    ]
     numbers = {
-        "layer": layer, "lower": told["from_layer"], "rows": rows, "columns": columns, "samples": count,
+        "layer": layer, "lower": told["from_layer"], "rows": rows, "columns": columns, "name": subject.row_names()[sample],
         "step": f"{steps[-1]:,}", "share": float(np.nanmean(effective_share(last))) if np.abs(last).max() > 0 else 0.0,
-        "grid": f"{last.shape[3]} × {last.shape[4]}", "silent": int((np.abs(last).max((3, 4)) == 0).sum()),
-        "cells": count * rows * columns, "sum": float(last.sum((3, 4), dtype=np.float64).mean()),
+        "grid": f"{last.shape[2]} × {last.shape[3]}", "silent": int((np.abs(last).max((2, 3)) == 0).sum()),
+        "cells": rows * columns, "sum": float(last.sum((2, 3), dtype=np.float64).mean()),
     }  # fmt: skip
-    names = [f"{subject.row_names()[sample]}" if column == columns // 2 else "" for sample in range(count) for column in [*range(columns), -1]]  # fmt: skip
-    yield worded(
-        _WORDS["links"], numbers, key=figure_key("links", subject.probe.name, layer), run=subject.view.run,
-        layer=layer, probe=subject.probe.name, title=f"What feeds single places of {layer}, probe {subject.probe.name}",
+    return worded(
+        _WORDS["links"], numbers, key=figure_key("links", subject.probe.name, layer, str(sample)), run=subject.view.run,
+        layer=layer, probe=subject.probe.name,
+        title=f"What feeds single places of {layer}: sample {subject.identities[sample]}, probe {subject.probe.name}",
         frames=moving_picture_grid(
-            steps, frames, [""] * rows, names[: len(frames[0][0])],
+            steps, frames, [f"row {y}" for y in told["y2"]], [f"column {x}" for x in told["x2"]], width=4.8,
             scale=ColourScale("share of the place's norm", bound, signed=True),
         ),
-        table=_link_table(subject, told, layer, steps),
+        table=_link_table(subject, told, layer, steps, sample),
     )  # fmt: skip
 
 
-def _link_table(subject: _Subject, told: dict[str, Any], layer: str, steps: list[int]) -> dict[str, list[Any]]:
+def _link_table(
+    subject: _Subject, told: dict[str, Any], layer: str, steps: list[int], sample: int
+) -> dict[str, list[Any]]:
     table: dict[str, list[Any]] = {name: [] for name in ("step", "sample_id", "y2", "x2", "norm")}
     for step in steps:
-        for sample, grid in enumerate(subject.at(step, f"{layer}/cell_norm")):
-            for row, y in enumerate(told["y2"]):
-                for column, x in enumerate(told["x2"]):
-                    for name, value in (("step", step), ("sample_id", subject.identities[sample]), ("y2", y), ("x2", x), ("norm", float(grid[row, column]))):  # fmt: skip
-                        table[name].append(value)
+        grid = subject.at(step, f"{layer}/cell_norm")[sample]
+        for row, y in enumerate(told["y2"]):
+            for column, x in enumerate(told["x2"]):
+                line = (step, subject.identities[sample], y, x, float(grid[row, column]))
+                for name, value in zip(table, line, strict=True):
+                    table[name].append(value)
     return table
 
 
@@ -253,10 +266,15 @@ def _linked(
     cell: tuple[int, int],
     told: dict[str, Any],
 ) -> np.ndarray:
-    """The links of one cell over the picture, the cell itself framed in green."""
-    found = subject.drawn(sample, values, bound)
+    """The links of one cell over a pale print of the picture, the cell itself framed in green."""
+    from stratascope.tasks.vision.map_drawing import resized, signed_colours
+
     if subject.pictures is None:
-        found = np.kron(found, np.ones((max(1, 48 // len(found)),) * 2 + (1,), np.uint8))
+        found = np.kron(signed_colours(values, bound), np.ones((max(1, 48 // len(values)),) * 2 + (1,), np.uint8))
+    else:
+        picture = subject.pictures[sample]
+        pale = 1 - 0.3 * (1 - picture.mean(-1, keepdims=True) / 255)
+        found = np.round(pale * signed_colours(resized(values, picture.shape[:2]), bound)).astype(np.uint8)
     edges = []
     for size, grid, place in zip(found.shape[:2], told["grid_of_y2_x2"], (told["y2"][cell[0]], told["x2"][cell[1]]), strict=True):  # fmt: skip
         first = round(place * size / grid)
@@ -285,7 +303,7 @@ _WORDS: dict[str, dict[str, str]] = {
         "researcher": "Maps of a layer say where in its grid, not which pixels; its own features change beneath them.",
     },
     "links": {
-        "shows": "Which positions of {lower} feed single positions of {layer}, for {samples} samples: {rows} × {columns} places each, framed in green, and over the picture what each place's strength comes from.",
+        "shows": "Which positions of {lower} feed single positions of {layer}, for a sample of {name}: {rows} × {columns} places, each framed in green, and over a pale print of the picture what its strength comes from.",
         "reading": "The small pictures stand as the places do in the picture. Red places of the earlier layer raise the strength of the framed one, blue ones lower it; colours are shares of it, on one scale for all steps.",
         "caution": "At step {step} an effective {share:.1%} of the {grid} earlier positions feed a place; {silent} of {cells} places are silent or reached by nothing. The links add up to {sum:.2f} of the strength on average; the rest comes from biases and norms.",
         "audience": "For people who want to see what a deep position really looks at.",
