@@ -85,15 +85,17 @@ def _links(
             missing = lower if lower.name not in kept else upper
             raise DoesNotApply(f"layer {missing.name!r} is not reached by a forward pass.")
         above, below = kept[upper.name], kept[lower.name]
+        unlinked = f"layer {upper.name!r} does not depend on layer {lower.name!r}: link an earlier one."
         if lower.name == upper.name or not above.requires_grad:
-            raise DoesNotApply(
-                f"layer {upper.name!r} does not depend on layer {lower.name!r}: link an earlier one."
-            )
+            raise DoesNotApply(unlinked)
         grid = upper.on_grid(above.movedim(upper.info.sample_axis, 0))[: len(inputs)]
         strengths = torch.stack([torch.linalg.vector_norm(grid[:, :, y, x], dim=1) for y, x in cells.tolist()], 1)
         found = []
         for cell in range(len(cells)):
-            (gradient,) = torch.autograd.grad(strengths[:, cell].sum(), [below], retain_graph=True)
+            total = strengths[:, cell].sum()
+            (gradient,) = torch.autograd.grad(total, [below], retain_graph=True, allow_unused=True)
+            if gradient is None:
+                raise DoesNotApply(unlinked)
             product = (below.detach() * gradient).movedim(lower.info.sample_axis, 0)[: len(inputs)]
             found.append(lower.on_grid(product).float().sum(1).cpu().numpy())
     return np.stack(found, 1), strengths.detach().float().cpu().numpy()

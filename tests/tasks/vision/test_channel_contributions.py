@@ -144,7 +144,9 @@ def test_peaks_places_and_histograms_are_those_of_the_layer(pictures):
     np.testing.assert_allclose(record.joined("peak"), values.max((2, 3)), atol=1e-6)
     where = record.joined("place")
     sample, channel = np.meshgrid(np.arange(5), np.arange(6), indexing="ij")
-    np.testing.assert_allclose(values[sample, channel, where[..., 0], where[..., 1]], values.max((2, 3)), atol=1e-6)
+    np.testing.assert_allclose(
+        values[sample, channel, where[..., 0], where[..., 1]], values.max((2, 3)), atol=1e-6
+    )
     expected = [np.histogram(values[:, number], 8, (record.low, record.high))[0] for number in range(6)]
     np.testing.assert_allclose(record.histogram, expected, atol=1)
     assert record.histogram.sum() == values.size

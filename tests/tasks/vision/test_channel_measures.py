@@ -54,7 +54,9 @@ def test_redundancy_of_copies_and_of_independent_channels():
     one = generator.normal(size=4000)
     independent = generator.normal(size=(4000, 6))
     assert effective_number(correlation(independent)) == pytest.approx(6, rel=0.01)
-    copies = np.stack([one, -3 * one + 7, one + 0.01 * independent[:, 0], independent[:, 1], np.full(4000, 2.0)], 1)
+    copies = np.stack(
+        [one, -3 * one + 7, one + 0.01 * independent[:, 0], independent[:, 1], np.full(4000, 2.0)], 1
+    )
     found = correlation(copies.astype(np.float32))
     assert redundant_channels(found.copy()).tolist() == [True, True, True, False, False]
     assert np.isnan(found[4]).all()
