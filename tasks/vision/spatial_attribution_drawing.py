@@ -296,7 +296,7 @@ _WORDS: dict[str, dict[str, str]] = {
     },
     "one": {
         "shows": "The places of {layer} that speak for the {first} of each sample, at {steps} steps on one scale of colours.",
-        "reading": "Pale pictures early on mean small scores, not indifference. The map has settled where neighbouring steps look alike.",
+        "reading": "A pale column means small scores at that step; compare where the colour lies, then how strong it is. The map has settled where neighbouring steps look alike.",
         "caution": "The mean size of the maps is {small} at step {start} and {large} at step {last}; colours are full at ± {bound}. The last two steps drawn, {before} and {last}, have a mean cosine of {cosine:.2f}.",
         "audience": "For people who follow what a network learns to look at.",
         "practitioner": "If the place moves late in training, look at what the network learned last.",
@@ -305,7 +305,7 @@ _WORDS: dict[str, dict[str, str]] = {
     "links": {
         "shows": "Which positions of {lower} feed single positions of {layer}, for a sample of {name}: {rows} × {columns} places, each framed in green, and over a pale print of the picture what its strength comes from.",
         "reading": "The small pictures stand as the places do in the picture. Red places of the earlier layer raise the strength of the framed one, blue ones lower it; colours are shares of it, on one scale for all steps.",
-        "caution": "At step {step} an effective {share:.1%} of the {grid} earlier positions feed a place; {silent} of {cells} places are silent or reached by nothing. The links add up to {sum:.2f} of the strength on average; the rest comes from biases and norms.",
+        "caution": "At step {step} an effective {share:.1%} of the {grid} earlier positions feed a place; {silent} of {cells} places are silent or reached by nothing. The links add up to {sum:.2f} of the strength on average; the rest comes from biases, norms, and shortcuts around {lower}.",
         "audience": "For people who want to see what a deep position really looks at.",
         "practitioner": "Places that draw from the whole picture explain why a map of the last layer cannot be read pixel by pixel.",
         "researcher": "Gradient of the norm of one cell's activations by the earlier layer, times its activations, summed over the channels (Olah et al. 2018). It is at most the structural receptive field.",
