@@ -182,3 +182,67 @@ def test_check_9_tokens_have_channels_too():
     np.testing.assert_allclose(path.channels.sum(1), path.difference, rtol=0.02, atol=1e-3)
     found = ablation_contribution(images, places[0], np.array([0]), np.zeros(places[0].channels))
     assert np.isfinite(found[:, 0]).all()
+
+
+def test_check_9_in_place_and_functional_activations_give_the_same(pictures):
+    found = []
+    for inplace in (True, False):
+        torch.manual_seed(0)
+        (place,), records, images = looked_at(wrapped(Residual(inplace), output="[0]"), pictures, ["second"])
+        ablated = ablation_contribution(images, place, np.arange(4), np.zeros(4))
+        found.append((records["second"].joined("linear"), path_contribution(images, place, 4).channels, ablated))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-7)
+
+
+def test_the_linear_estimate_is_captums_summed_over_positions(pictures):
+    from captum.attr import LayerFeatureAblation, LayerGradientXActivation
+
+    torch.manual_seed(0)
+    network = wrapped(Residual(False), output="[0]")
+    (place,), records, images = looked_at(network, pictures, ["second"])
+    scored, layer = network.scored, network.network.second
+    expected = LayerGradientXActivation(scored, layer).attribute(pictures, target=images.indices.tolist())
+    np.testing.assert_allclose(
+        records["second"].joined("linear"), expected.detach().sum((2, 3)).numpy(), rtol=1e-4, atol=1e-6
+    )
+    mask = torch.arange(4)[None, :, None, None].expand(1, 4, 12, 16)
+    same = ScoredImages(network, pictures, torch.full((5,), 1), Target(1), 64)
+    reference = LayerFeatureAblation(scored, layer).attribute(pictures, target=1, layer_mask=mask)
+    found = ablation_contribution(same, place, np.arange(4), np.zeros(4))
+    np.testing.assert_allclose(found, reference[:, :, 0, 0].detach().numpy(), rtol=1e-4, atol=1e-6)
+
+
+class Fixed(nn.Module):
+    """A reused module, outputs with positions, and batches of four only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.again = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, inputs):
+        assert len(inputs) == 4
+        return self.again(torch.tanh(self.again(torch.tanh(self.conv(inputs)))))
+
+
+def test_a_fixed_batch_a_reused_module_and_a_target_over_positions(pictures):
+    from stratascope.tasks.vision.image_network import ImageNetwork
+
+    torch.manual_seed(0)
+    network = ImageNetwork(Fixed().eval(), fixed_batch_size=4)
+    target = Target("here:score", lambda outputs, indices: outputs[:, 1].square().mean((1, 2)))
+    observation = observed(network, probe_of(pictures.numpy()))
+    names = ["conv", "again", "again#1"]
+    places = channel_places(chosen_spatial_layers(names, observation.layers), observation)
+    assert [place.at.name for place in places] == names
+    images = ScoredImages(network, pictures, torch.zeros(5, dtype=torch.int64), target, 64)
+    for place in places:
+        path = path_contribution(images, place, 12)
+        assert path.channels.shape == (5, 4)
+        np.testing.assert_allclose(path.channels.sum(1), path.difference, rtol=1e-3, atol=1e-6)
+    last = ablation_contribution(images, places[2], np.arange(4), np.zeros(4))
+    # Only the second channel of the last call enters the score, and all of the score comes from it.
+    with torch.no_grad():
+        scores = images.scores(torch.arange(5)).numpy()
+    np.testing.assert_allclose(last[:, 1], scores, rtol=1e-5)
+    np.testing.assert_allclose(np.delete(last, 1, 1), 0, atol=1e-7)
