@@ -127,7 +127,7 @@ def _spread(view: View, probe: str) -> Iterator[Figure]:
     yield worded(
         WORDS["spread"], numbers, key=figure_key("norm-spread", probe),
         title=f"Spread of the samples' gradients, probe {probe}",
-        svg=lines(series, "gradient norm of a sample", logarithmic=True, bands=bands), run=view.run, probe=probe,
+        svg=lines(series, "norm", logarithmic=True, bands=bands), run=view.run, probe=probe,
         table=table_of(rows[rows["layer"].isin(list(series))], COLUMNS),
     )  # fmt: skip
 
