@@ -67,9 +67,8 @@ def sample_gradients(
         if vectorised:
             try:
                 found = _vectorised(network, part, kind, parameters)
-            except StratascopeError:
-                raise
-            except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError) as error:
+            except (StratascopeError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+                # What is really at fault, if anything, is said where the samples are taken one by one.
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
                 vectorised = False
