@@ -115,7 +115,7 @@ def _one_train_probe(work: _Work, name: str, train: GivenSamples, findings: Find
         if probe.role == "train":
             continue
         try:
-            test = with_targets(given_samples(probe, test_rows(probe, options)), context.subject.task)
+            test = with_targets(given_samples(probe, asked_rows(probe, options)), context.subject.task)
             products = work.products(test, train)
         except DoesNotApply as reason:
             findings.rows += _unknown(probe_name, str(reason))
@@ -133,7 +133,7 @@ def _one_train_probe(work: _Work, name: str, train: GivenSamples, findings: Find
     findings.rows += _own_rows(work, name, train, own)
 
 
-def test_rows(probe: Probe, options: InfluenceOptions) -> np.ndarray:
+def asked_rows(probe: Probe, options: InfluenceOptions) -> np.ndarray:
     """Places of the test samples, by class and then by a digest of their ids. Raises DoesNotApply for an unknown id."""
     if options.sample_ids:
         return rows_of_ids(probe, options.sample_ids)

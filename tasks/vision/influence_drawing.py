@@ -84,6 +84,6 @@ WORDS: dict[str, dict[str, str]] = {
         "caution": "From {first:.2f} to {last:.2f} at step {step} on probe {probe}, over {n} test samples only. When gradients are nearly zero their order says little.",
         "audience": "For a first check that influence means anything on this network.",
         "practitioner": "If it stays low, do not read the proponents' pictures as explanations.",
-        "researcher": "With cross-entropy and the last layer alone, samples of one class share the sign of the error signal, so a high share is in part built in; `weights: all` is the stricter test.",
+        "researcher": "With cross-entropy and the last layer alone, samples of one class share the sign of the error signal, so a high share is in part built in; the option weights: all is the stricter test.",
     },
 }

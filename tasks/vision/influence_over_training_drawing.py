@@ -147,7 +147,7 @@ WORDS: dict[str, dict[str, str]] = {
         "caution": "{shown} of {all} test samples, held against {n} training samples of the probe, not the whole training set. Over {steps} checkpoints; {said}. The checkpoint at step {heaviest} alone makes {share} of all that is summed. Of the highest proponents {same} have the test sample's class.",
         "audience": "For asking where an answer came from in the training data.",
         "practitioner": "For a wrong answer look at its proponents: if they are right but unlike it, data of its kind is missing; if they are mislabelled, mend them and train again.",
-        "researcher": "A first-order sum over saved checkpoints, by the weights that `influence` was asked for; momentum, batches and augmentation are not in it. Samples with a large gradient norm turn up for every test sample: compare with the self-influence.",
+        "researcher": "A first-order sum over saved checkpoints, by the weights that the analysis influence was asked for; momentum, batches and augmentation are not in it. Samples with a large gradient norm turn up for every test sample: compare with the self-influence.",
     },
     "own": {
         "shows": "The training samples with the highest self-influence, summed over the training: those that had to lower their own loss by themselves. A frame marks what the last checkpoint still gets wrong.",
@@ -155,6 +155,6 @@ WORDS: dict[str, dict[str, str]] = {
         "caution": "The {shown} highest of {n} training samples; {said}. The {tenth} highest make {share} of the sum, and the first is {times} times the median. As for wrong labels: {wrong}.",
         "audience": "For cleaning the training data.",
         "practitioner": "Look through the table from the top and check labels until they look right: this finds most wrong ones early.",
-        "researcher": "A hint, not a test: hard but correct samples score as high. Checkpoints early in training, where all samples have large gradients, blur the order; leave them out with `select` to sharpen it.",
+        "researcher": "A hint, not a test: hard but correct samples score as high. Checkpoints early in training, where all samples have large gradients, blur the order; leave them out with the key select to sharpen it.",
     },
 }

@@ -88,7 +88,7 @@ def _picture(arrays: dict[str, np.ndarray], columns: list[str], probes: list[str
 WORDS: dict[str, dict[str, str]] = {
     "trace": {
         "shows": "What the training recorded of its batches: the median over stretches of updates, with the quartiles as a pale band. Where the trace has gradient norms, those that the audit finds on the probes stand beside them.",
-        "reading": "A spike in the loss that has a spike of the gradient at the same steps is a step that went wrong. The batches' norm lies between that of the mean gradient and that of a single sample.",
+        "reading": "A spike in the loss that has a spike of the gradient at the same steps is a step that went wrong. In expectation the batches' norm lies between that of the mean gradient and the root mean square of single samples, which a few large ones pull above the median.",
         "caution": "Steps {first} to {last} in {points} stretches: {loss}{norms}. The record is of training mode, with dropout, augmentation and batch statistics; the probes are seen in evaluation mode.",
         "audience": "For those who compare the log of a training with what its checkpoints say.",
         "practitioner": "If the batches' norm stays far above the probes' mean gradient, noise drives the steps: a smaller rate or a larger batch is due.",
