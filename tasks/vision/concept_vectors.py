@@ -170,7 +170,7 @@ def p_value(value: float, null: np.ndarray) -> float:
     return float(2 * t.sf(distance / spread, len(null) - 1))
 
 
-def holm(values: Sequence[float]) -> np.ndarray:
+def holm(values: Sequence[float] | np.ndarray) -> np.ndarray:
     """float64 (test,): p-values corrected for their number (Holm 1979); NaN stay NaN and do not count."""
     given = np.asarray(values, np.float64)
     found = np.full(len(given), np.nan)

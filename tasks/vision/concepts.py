@@ -247,7 +247,7 @@ def _one_probe(work: _Work, findings: Findings) -> None:
 
 def _random(products: LayerProducts, sets: RandomSets, number: int, shared: tuple[Any, ...]) -> HeldAgainst:
     members = sets.members(number)
-    return held_against(products, members, members, *shared, skip=number, held_out=False)
+    return held_against(products, members, members, *shared, number, False)
 
 
 def _file(
@@ -267,19 +267,19 @@ def _file(
         ]
     )  # fmt: skip
     corrected = holm(raw.ravel()).reshape(raw.shape)
-    for number, (layer, own, _) in enumerate(by_layer):
+    for number, (layer_name, own, _) in enumerate(by_layer):
         for row, (name, one) in enumerate(zip(names, own, strict=True)):
             about: dict[str, Any] = {
-                "layer": layer, "probe": work.probe.name, "n": len(work.sets),
+                "layer": layer_name, "probe": work.probe.name, "n": len(work.sets),
                 "estimator": "middle 95 % over random sets",
             }  # fmt: skip
             findings.rows.append(_spread_row("concept_accuracy", one.accuracy, part=f"concept={name}", **about))
-            for place, value in enumerate(work.classes):
+            for column, value in enumerate(work.classes):
                 part = f"concept={name};{class_part(int(value), work.probe.class_names)}"
-                findings.rows.append(_spread_row("tcav_score", one.scores[:, place], part=part, **about))
-                findings.rows.append(_spread_row("concept_sensitivity", one.sensitivity[:, place], part=part, **about))  # fmt: skip
+                findings.rows.append(_spread_row("tcav_score", one.scores[:, column], part=part, **about))
+                findings.rows.append(_spread_row("concept_sensitivity", one.sensitivity[:, column], part=part, **about))  # fmt: skip
                 known = about | {"estimator": "t-test against random sets", "convention": f"holm over {raw.size}"}
-                p = float(corrected[number, row, place])
+                p = float(corrected[number, row, column])
                 if math.isfinite(p):
                     findings.rows.append(Row("concept_p_value", p, part=part, **known))
     place, kinds = f"{work.probe.name}/", [("score", "scores"), ("sensitivity", "sensitivity")]

@@ -58,8 +58,8 @@ class GradientSums:
             )
             if self.classes is not None:
                 self._add(self._class_sums, name, torch.from_numpy(self.classes[rows]), flat, self.class_count)
-            squares = flat.square().sum(0)
-            self._squares[name] = self._squares[name] + squares if name in self._squares else squares
+            by_weight = flat.square().sum(0)
+            self._squares[name] = self._squares[name] + by_weight if name in self._squares else by_weight
 
     @staticmethod
     def _add(sums: dict[str, Tensor], name: str, places: Tensor, flat: Tensor, count: int) -> None:

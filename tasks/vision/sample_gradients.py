@@ -38,7 +38,7 @@ class LossKind:
 
 def trained_parameters(network: nn.Module) -> dict[str, Tensor]:
     """The parameters that take a gradient, by name; one that is shared is named once. Raises DoesNotApply."""
-    found = {name: item for name, item in network.named_parameters() if item.requires_grad}
+    found: dict[str, Tensor] = {name: item for name, item in network.named_parameters() if item.requires_grad}
     if not found:
         raise DoesNotApply("the network has no parameter that takes a gradient.")
     return found
@@ -222,10 +222,8 @@ def layer_of(parameter: str) -> str:
 
 def inner_products(left: dict[str, Tensor], right: dict[str, Tensor]) -> np.ndarray:
     """float64 (left sample, right sample): inner products of gradients over all parameters."""
-    total = 0.0
-    for name, values in left.items():
-        total = total + values.flatten(1).double() @ right[name].flatten(1).double().T
-    return np.asarray(total)
+    products = [values.flatten(1).double() @ right[name].flatten(1).double().T for name, values in left.items()]
+    return np.sum([product.numpy() for product in products], axis=0)
 
 
 def squared_norms(gradients: dict[str, Tensor]) -> dict[str, np.ndarray]:

@@ -72,8 +72,8 @@ def _picture(arrays: dict[str, np.ndarray], columns: list[str], probes: list[str
                 axes.plot(arrays["step"], arrays[f"{probe}/median_norm"], "s:", color=colour, markersize=3, linewidth=1, label=f"median sample, {probe}")  # fmt: skip
             if probes:
                 axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))  # fmt: skip
-        shown = [values for line in axes.get_lines() for values in line.get_ydata()]
-        positive = np.array([value for value in shown if np.isfinite(value)])
+        shown = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()])
+        positive = shown[np.isfinite(shown)]
         label = _LABELS[name]
         if len(positive) and positive.min() > 0 and positive.max() / positive.min() > 20:
             axes.set_yscale("log")
