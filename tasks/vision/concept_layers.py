@@ -117,7 +117,8 @@ def _activations(
 
     def keep(_: LayerInfo, values: Tensor) -> Tensor:
         seen.append(values)
-        return values
+        # What goes on is a copy, which an in-place operation may overwrite.
+        return values.clone()
 
     size = network.fixed_batch_size or batch_size
     parts = []

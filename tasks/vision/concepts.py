@@ -23,7 +23,6 @@ from stratascope.tasks.vision.concept_layers import concept_layers, layer_produc
 from stratascope.tasks.vision.concept_pictures import SYNTHETIC, Synthetic, laid_over
 from stratascope.tasks.vision.concept_vectors import (
     HeldAgainst,
-    LayerProducts,
     RandomSets,
     held_against,
     holm,
@@ -237,17 +236,15 @@ def _one_probe(work: _Work, findings: Findings) -> None:
                 work.probe.name, "the gradient of every chosen output is zero there", layer.name
             )
             continue
-        shared = (work.sets, places, count, options.penalty)
-        random = [_random(products, work.sets, number, shared) for number in range(len(work.sets))]
+        shared: Any = (work.sets, places, count, options.penalty)
+        random = []
+        for number in range(len(work.sets)):
+            members = work.sets.members(number)
+            random.append(held_against(products, members, members, *shared, skip=number, held_out=False))
         own = [held_against(products, rows, concept.pool_rows, *shared) for concept, rows in work.concepts]
         by_layer.append((layer.name, own, random))
     if by_layer:
         _file(work, by_layer, findings)
-
-
-def _random(products: LayerProducts, sets: RandomSets, number: int, shared: tuple[Any, ...]) -> HeldAgainst:
-    members = sets.members(number)
-    return held_against(products, members, members, *shared, number, False)
 
 
 def _file(

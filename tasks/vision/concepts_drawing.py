@@ -177,6 +177,7 @@ def _rows_of_class(view: View, probe: str, label: str) -> Any:
 def _course(view: View, probe: str, found: dict[int, dict[str, np.ndarray]], place: int, options: Any) -> Figure:
     """Sensitivities of one class over the steps, a chart a layer; points that could be chance are grey."""
     from matplotlib.figure import Figure as Canvas
+    from matplotlib.lines import Line2D
 
     from stratascope.tasks.report.style import COLOURS, INK, quiet, step_axis, to_svg
 
@@ -200,13 +201,14 @@ def _course(view: View, probe: str, found: dict[int, dict[str, np.ndarray]], pla
             (handle,) = axes.plot(steps, line, color=colour, linewidth=1.3, alpha=0.9 if marked.any() else 0.35)
             axes.plot(np.array(steps)[marked], line[marked], "o", color=colour, markersize=4)
             axes.plot(np.array(steps)[~marked], line[~marked], "o", color=_GREY, markersize=2.5)
-            handles.setdefault(shortened(name, 20), handle)
+            handles.setdefault(shortened(name, 20), handle.get_color())
         axes.set_title(shortened(layer, 26), fontsize=10, color=INK, loc="left")
         step_axis(axes, steps)
         axes.set_xlabel(axes.get_xlabel() if number >= len(layers) - columns else "")
         if number % columns == 0:
             axes.set_ylabel("mean cosine")
-    canvas.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9, labelcolor=INK)  # fmt: skip
+    keys = [Line2D([], [], color=colour, marker="o", markersize=4) for colour in handles.values()]
+    canvas.legend(keys, handles.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9, labelcolor=INK)  # fmt: skip
     label = str(last["class"][place])
     first = [step for step, here in zip(steps, sure, strict=True) if here.any()]
     numbers = {
