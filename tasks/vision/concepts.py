@@ -236,12 +236,26 @@ def _one_probe(work: _Work, findings: Findings) -> None:
                 work.probe.name, "the gradient of every chosen output is zero there", layer.name
             )
             continue
-        shared: Any = (work.sets, places, count, options.penalty)
         random = []
         for number in range(len(work.sets)):
             members = work.sets.members(number)
-            random.append(held_against(products, members, members, *shared, skip=number, held_out=False))
-        own = [held_against(products, rows, concept.pool_rows, *shared) for concept, rows in work.concepts]
+            random.append(
+                held_against(
+                    products,
+                    members,
+                    members,
+                    work.sets,
+                    places,
+                    count,
+                    options.penalty,
+                    skip=number,
+                    held_out=False,
+                )
+            )
+        own = [
+            held_against(products, rows, concept.pool_rows, work.sets, places, count, options.penalty)
+            for concept, rows in work.concepts
+        ]
         by_layer.append((layer.name, own, random))
     if by_layer:
         _file(work, by_layer, findings)
