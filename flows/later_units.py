@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratascope.storage.digests import identity_of
+from stratascope.storage.objects import local_or_url
 from stratascope.storage.run_source import RunSource
 from stratascope.storage.units import Unit
 from stratascope.tasks.analysis import Analysis, Options, named
@@ -136,9 +138,22 @@ def _later(
             name: {"version": named(name).version, "options": found.analyses[name].model_dump(mode="json")}
             for name in analysis.builds_on
         }
+    if "trace" in analysis.needs:
+        parts["trace"] = [_trace_digest(subject) for subject in subjects]
     files = tuple(item.files[0] for item in captures)
     rebase = found.rebase and analysis.keeps_reference
     return Assignment(unit, identity_of(parts), parts, tuple(subjects), files, rejected, chosen, rebase=rebase)
+
+
+def _trace_digest(subject: Subject) -> str:
+    """Of the run's recorded trace, which grows as the training goes on; "" where there is none."""
+    if subject.source.trace is None:
+        return ""
+    place = local_or_url(subject.source.trace, Path(subject.folder))
+    try:
+        return hashlib.sha256(place.read_bytes()).hexdigest() if isinstance(place, Path) else str(place)
+    except OSError:
+        return ""
 
 
 def later_units_of_stored(found: Survey, plan: Plan) -> list[Assignment]:

@@ -61,7 +61,7 @@ def chosen_samples(probe: Probe, options: SampleOptions) -> ImageSamples:
         raise DoesNotApply(
             f"a sample of probe {probe.name!r} has the shape ({shape}); an image has (channel, y, x)."
         )
-    rows = _rows_by_id(probe, options.sample_ids) if options.sample_ids else _rows(probe, options)
+    rows = rows_of_ids(probe, options.sample_ids) if options.sample_ids else _rows(probe, options)
     if not len(rows):
         raise DoesNotApply(f"probe {probe.name!r} has no samples.")
     values = np.concatenate([np.asarray(probe.inputs_at(slice(int(row), int(row) + 1))) for row in rows])
@@ -79,7 +79,8 @@ def _rows(probe: Probe, options: SampleOptions) -> np.ndarray:
     return rows[np.argsort(targets[rows], kind="stable")]
 
 
-def _rows_by_id(probe: Probe, wanted: Sequence[str | int]) -> np.ndarray:
+def rows_of_ids(probe: Probe, wanted: Sequence[str | int]) -> np.ndarray:
+    """int64 (sample,): where in `probe` the samples called `wanted` stand. Raises DoesNotApply, with the nearest ids."""
     places = {str(name): row for row, name in enumerate(probe.sample_id.tolist())}
     for name in wanted:
         if str(name) not in places:
