@@ -110,7 +110,17 @@ def on_workers(inner: Any, spec: AnyWorkers) -> Any:
     Raises ConfigurationError or ClusterError, before anything is started, where they could not do the work.
     """
     check_reach(spec)
-    return inner.with_options(task_runner=task_runner(spec))
+    flow = inner.with_options(task_runner=task_runner(spec))
+    if spec.kind != "local":
+        return flow
+
+    def with_settings_inherited(*parameters: Any) -> Any:
+        from stratascope.flows.inherited_settings import settings_inherited
+
+        with settings_inherited():
+            return flow(*parameters)
+
+    return with_settings_inherited
 
 
 # -- before anything is started ----------------------------------------------------------------------------

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,10 @@ from safetensors.torch import save_file
 from stratascope.tasks.models import mlp
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "200"}
+# Hundreds of processes are started: without bytecode on the disk each would compile the package anew.
+ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)
+ONE_WORKER = {"workers": 1}
+"""For audits of which nothing is asked that a second worker could change: its start takes as long as the work."""
 
 
 @dataclass
@@ -99,25 +106,63 @@ def workplace(tmp_path: Path) -> Workplace:
     return place
 
 
-@pytest.fixture(scope="session")
-def audited(tmp_path_factory) -> Workplace:
-    """A series that has been audited once; tests only read it, or put it back as it was."""
-    place = Workplace(tmp_path_factory.mktemp("audited"))
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """The folder `name`, filled by `make` once for all workers of pytest-xdist: who comes second waits for the first.
+
+    All of them are given the same folder: what a test writes there, the others see.
+    """
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, made = base / name, base / f"{name}.made"
+    with open(base / f"{name}.lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            # What a worker left that failed half-way is no beginning for the next.
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
+
+
+def _audit_once(folder: Path) -> None:
+    place = Workplace(folder / "audited")
+    place.folder.mkdir()
     place.configure()
     for step in range(4):
         place.checkpoint(step)
     done = place.audit()
     assert done.code == 0, done.err
+    shutil.copytree(place.folder, folder / "untouched")
+
+
+@pytest.fixture(scope="session")
+def audited(tmp_path_factory) -> Workplace:
+    """A series that has been audited once; tests only read it, or put it back as it was."""
+    return Workplace(made_once(tmp_path_factory, "series", _audit_once) / "audited")
+
+
+@pytest.fixture
+def copy_of_audited(audited: Workplace, tmp_path: Path) -> Workplace:
+    """A copy of `audited` as its audit left it, to do with as one likes.
+
+    The copy is not made of `audited` itself, which another worker's test may be auditing again at this moment.
+    """
+    place = Workplace(tmp_path / "copy")
+    shutil.copytree(audited.folder.with_name("untouched"), place.folder)
     return place
 
 
 @pytest.fixture(scope="session")
 def demo_folder(tmp_path_factory) -> Path:
-    """What `stratascope demo` leaves behind."""
-    folder = tmp_path_factory.mktemp("demo") / "demo"
-    done = stratascope("demo", folder)
-    assert done.code == 0, done.err
-    return folder
+    """What `stratascope demo` leaves behind; tests only read it."""
+
+    def make(folder: Path) -> None:
+        done = stratascope("demo", folder / "demo")
+        assert done.code == 0, done.err
+
+    return made_once(tmp_path_factory, "demonstration", make) / "demo"
 
 
 @pytest.fixture(scope="session")

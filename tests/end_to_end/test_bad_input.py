@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from stratascope.storage.store import Store
 from stratascope.storage.verification import verify
-from tests.conftest import Ran, Workplace, stratascope
+from tests.conftest import ONE_WORKER, Ran, Workplace, stratascope
 
 
 def said(done: Ran, code: int, *words: str) -> None:
@@ -86,7 +86,7 @@ def test_a_glob_that_matches_nothing_and_two_files_of_one_step(workplace: Workpl
     ids=["layers", "probe", "architecture"],
 )
 def test_what_only_the_network_can_tell(workplace: Workplace, changes, words):
-    workplace.configure(**changes)
+    workplace.configure(cluster=ONE_WORKER, **changes)
     done = workplace.audit()
     if "does not fit" in words:
         # A network that no file fits: every file is quarantined, and the exit code says so.
@@ -100,7 +100,7 @@ def test_inputs_that_do_not_fit_the_network(workplace: Workplace):
     (workplace.folder / "mine.py").write_text(
         "import numpy as np\n\ndef probe():\n    return np.zeros((5, 1, 9, 9), 'float32'), np.zeros(5, int)\n"
     )
-    workplace.configure(probe={"factory": "mine:probe"})
+    workplace.configure(probe={"factory": "mine:probe"}, cluster=ONE_WORKER)
     said(workplace.audit(), 2, "cannot be run on inputs of shape (2, 1, 9, 9)")
 
 
@@ -163,6 +163,7 @@ def test_weights_that_are_not_finite_are_a_finding_that_fails(workplace: Workpla
     tensors = load_file(path)
     tensors["fc1.weight"][0, 0] = float("nan")
     save_file(tensors, path)
+    workplace.configure(analyses={"outputs": {}}, cluster=ONE_WORKER)
     done = workplace.audit()
     told = done.json
     assert done.code in (1, 3), done.err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 from pathlib import Path
 
 import pytest
@@ -35,9 +34,8 @@ def flip(path: Path, choice: random.Random) -> None:
 
 
 @pytest.mark.slow
-def test_every_kind_of_damage_is_found_and_mended(audited: Workplace, tmp_path):
-    place = Workplace(tmp_path / "copy")
-    shutil.copytree(audited.folder, place.folder)
+def test_every_kind_of_damage_is_found_and_mended(copy_of_audited: Workplace, audited: Workplace):
+    place = copy_of_audited
     choice = random.Random(0)
     damaged = [choice.choice(sorted(place.store.glob(pattern))) for pattern in CHOSEN.values()]
     for path in damaged:
@@ -68,9 +66,8 @@ def test_any_flipped_byte_of_a_manifest_or_note_is_seen():
             unsealed(data[:length])
 
 
-def test_reading_damaged_data_from_python_says_what_to_do(audited: Workplace, tmp_path):
-    copy = tmp_path / "store"
-    shutil.copytree(audited.store, copy)
+def test_reading_damaged_data_from_python_says_what_to_do(copy_of_audited: Workplace):
+    copy = copy_of_audited.store
     store = Store.open(copy)
     array = "runs/small/000000000001/activations/probe/fc1/pooled"
     for path in sorted((copy / "archive.zarr" / array).glob("c.*")):

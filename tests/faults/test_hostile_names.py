@@ -16,7 +16,7 @@ from stratascope.errors import ConfigurationError
 from stratascope.flows.config import load_config
 from stratascope.storage.store import Store
 from stratascope.storage.verification import verify
-from tests.conftest import Workplace, stratascope
+from tests.conftest import ONE_WORKER, Workplace, stratascope
 
 MARK = "<img src=x onerror=alert(1)>"
 LAYERS = [
@@ -85,6 +85,7 @@ def test_hostile_layers_and_classes_are_encoded_in_paths_and_escaped_in_pages(tm
         runs=[{"name": "run", "checkpoints": "runs/*", "model": {"factory": "hostile:Hostile"}}],
         analyses={"outputs": {}, "statistics": {}},
         report={"title": MARK},
+        cluster=ONE_WORKER,
     )
     monkeypatch.syspath_prepend(inside)
     from hostile import Hostile

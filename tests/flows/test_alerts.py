@@ -18,7 +18,7 @@ import pytest
 
 from stratascope.flows.alerts import post, tell_changes
 from stratascope.tasks.checks.alerting import AlertSpec
-from tests.conftest import ENVIRONMENT, Workplace
+from tests.conftest import ENVIRONMENT, ONE_WORKER, Workplace
 
 RECORD = {"title": "Nightly", "store": "/s", "report": "/s/report/index.html", "verdict": "fail"}
 FAILED = [
@@ -147,7 +147,7 @@ def test_an_audit_tells_its_change_of_state_and_a_deaf_webhook_does_not_fail_it(
     place = Workplace(tmp_path)
     place.configure(
         alerts=[{"name": "night", "webhook": "${HOOK}", "attempts": 1}],
-        analyses={"outputs": {}}, report={"title": "Night | watch"},
+        analyses={"outputs": {}}, report={"title": "Night | watch"}, cluster=ONE_WORKER,
     )  # fmt: skip
     place.checkpoint(0)
     broken = place.checkpoint(1)

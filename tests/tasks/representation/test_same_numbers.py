@@ -15,6 +15,8 @@ from tests.tasks.conftest import LittleAudit
 KEYS = ["metric", "step", "layer", "part", "status", "other_run", "other_layer", "other_step"]
 NAMES = sorted(name for name, analysis in discover().items() if issubclass(analysis.options, FeatureOptions))
 SAMPLES = 90
+FEW = {"bootstrap": 12, "permutations": 9}
+"""Rounds of resampling: each depends on order and batches as the others do."""
 SMALLER: dict[str, dict] = {
     "linear_probe": {"regularization": (1e-2, 1e-1), "folds": 3, "permutations": 1, "layers": ("fc*",)}
 }
@@ -57,7 +59,8 @@ def audits(tmp_path_factory) -> dict[str, LittleAudit]:
 
 
 def findings(audit: LittleAudit, name: str) -> pd.DataFrame:
-    rows = audit.analyse(name, **SMALLER.get(name, {}))
+    few = {key: FEW[key] for key in FEW if key in discover()[name].options.model_fields}
+    rows = audit.analyse(name, **(few | SMALLER.get(name, {})))
     assert (rows["status"] == "ok").any(), rows[["metric", "reason"]]
     return rows.sort_values(KEYS, kind="stable").reset_index(drop=True)
 
