@@ -65,7 +65,7 @@ WORDS: dict[str, dict[str, str]] = {
         "caution": "Full colour is {bound} at all steps. At step {step}, {empty} of {n} products are zero everywhere. The fine lines come from guided gradients, which look much the same with random weights.",
         "audience": "For pictures in a talk rather than for decisions.",
         "practitioner": "Believe where it is, which is Grad-CAM's part, and not what the lines look like.",
-        "researcher": "The product is taken when drawing; both factors are stored. Only ReLUs that are modules are guided.",
+        "researcher": "The product is taken when drawing; both factors are stored. Every ReLU is guided, functional and in-place ones too.",
     },
     "confidence": {
         "shows": "Which share of the class's probability is lost on average when each picture is multiplied by its map in {layer}.",

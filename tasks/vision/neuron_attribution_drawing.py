@@ -96,13 +96,11 @@ class _Units:
         bounds = {channel: scale_bound(values) for channel, values in maps.items()}
         grids: list[list[list[np.ndarray | None]]] = []
         for place in range(len(self.steps)):
-            grids.append(
-                [
-                    ([] if self.pictures is None else [self.pictures[row]])
-                    + [signed_colours(maps[channel][place, row] / (bounds[channel] or 1.0), 1.0) for channel in self.channels]
-                    for row in self.rows
-                ]
-            )  # fmt: skip
+            lines: list[list[np.ndarray | None]] = []
+            for row in self.rows:
+                shown = [signed_colours(maps[channel][place, row] / (bounds[channel] or 1.0), 1.0) for channel in self.channels]  # fmt: skip
+                lines.append([*([] if self.pictures is None else [self.pictures[row]]), *shown])
+            grids.append(lines)
         heads = ([] if self.pictures is None else ["picture"]) + [
             f"channel {channel}" for channel in self.channels
         ]
