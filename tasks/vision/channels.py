@@ -41,7 +41,7 @@ class ChannelsOptions(SampleOptions):
     """Nodes of the quadrature between the silent and the full layer."""
     ablations: tuple[Literal["zero", "mean"], ...] = ("zero", "mean")
     """What takes a channel's place: zero, or its mean over samples and positions."""
-    most_ablated: int = Field(default=256, ge=1)
+    most_ablated: int = Field(default=64, ge=1)
     """In a layer with more channels only those with the largest gradient × activation are taken away."""
     reported: int = Field(default=3, ge=0)
     """The ledger names so many channels of a layer, those that contribute most; the arrays have all."""

@@ -19,6 +19,8 @@ _LAYERS = 3
 """So many layers are drawn in detail, evenly over the network."""
 _FRAMES = 12
 _SHOWN_CHANNELS = 64
+_SHOWN_CLASSES = 40
+_MOST_CORRELATED = 128
 _BARS = 10
 _MAPS = (
     LayerMap("channel_selectivity", "", "Class selectivity of channels", "class selectivity", "selectivity"),
@@ -106,7 +108,8 @@ def _classes(series: LayerSeries) -> Iterator[Figure]:
     last = counts[steps[-1]]
     assert last is not None
     sizes = np.bincount(target, minlength=len(last))
-    present = np.flatnonzero(sizes)
+    most = np.argsort(-sizes, kind="stable")[:_SHOWN_CLASSES]
+    present = np.sort(most[sizes[most] > 0])
     shares = np.stack([counts[step][present] / sizes[present, None] for step in steps])  # type: ignore[index]
     largest = np.argsort(-shares.max((0, 1)), kind="stable")[:_SHOWN_CHANNELS]
     # Channels that are never among the strongest stand last.
@@ -211,6 +214,8 @@ def _correlations(chosen: Sequence[LayerSeries]) -> Iterator[Figure]:
     for one in known:
         found = [np.asarray(one.at(step, "correlation")) for step in steps]
         order = _similar_together(found[-1])
+        # Of a wide layer every second, third … channel is drawn.
+        order = order[:: -(-len(order) // _MOST_CORRELATED)]
         pictures.append([signed_colours(values[np.ix_(order, order)], 1.0) for values in found])
     deepest = known[-1]
     shares = [float(redundant_channels(np.asarray(deepest.at(step, "correlation")).copy()).mean()) for step in (steps[0], steps[-1])]  # fmt: skip

@@ -73,6 +73,6 @@ WORDS: dict[str, dict[str, str]] = {
         "caution": "In {layer}, {last:.0%} of {channels} channels nearly repeat another at step {step}, {first:.0%} at step {start}. Taken over {n} samples, where chance alone gives correlations of about {chance:.2f}.",
         "audience": "For people who prune or widen layers.",
         "practitioner": "Large blocks at the end are capacity that is not used.",
-        "researcher": "Order by average linkage of 1 - |r|. Channels that do not vary have no correlation and are drawn in magenta.",
+        "researcher": "Order by average linkage of 1 - |r|. Channels that do not vary have no correlation and are drawn in magenta; of layers with more than 128 channels every second, third … is drawn.",
     },
 }
