@@ -169,7 +169,7 @@ def test_a_whole_module_is_refused_unless_its_origin_is_trusted(
     assert equal(load_network(*bare, factory_folder).state_dict(), network.state_dict())
 
 
-def test_objects_beside_the_weights_need_trust_too(tmp_path: Path, weights, factory_folder, open_source):
+def test_p14_objects_beside_the_weights_need_trust_too(tmp_path: Path, weights, factory_folder, open_source):
     path = tmp_path / "m.ckpt"
     torch.save({"state_dict": weights, "hyper_parameters": Namespace(rate=0.1)}, path)
     with pytest.raises(UnsafeCheckpointError, match=r"m\.ckpt .*argparse\.Namespace"):
