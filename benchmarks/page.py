@@ -6,6 +6,7 @@ python benchmarks/page.py
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,85 @@ def triage() -> list[str]:
     return lines
 
 
+def representations() -> list[str]:
+    """Maps of samples, similarity from the archive, and what one layer of one checkpoint costs."""
+    tsne, consensus, components = (
+        result(f"embedding_{name}")["compared"] for name in ("tsne", "consensus", "components")
+    )
+    seconds = {name: spread_of(tsne["ratio_in_each_round"]) for name in ("tsne",)}
+    seconds["consensus"] = spread_of([1 / ratio for ratio in consensus["ratio_in_each_round"]])
+    seconds["components"] = spread_of([1 / ratio for ratio in components["ratio_in_each_round"]])
+    peak = components["peak_bytes"]
+    lines = [
+        "## Representations",
+        "",
+        "Ratios are of processor seconds on one thread, round by round, median with least and most. `benchmarks/embedding.py`,",
+        "`benchmarks/similarity.py`, `benchmarks/representations.py`",
+        "",
+        "| what | measured |",
+        "|---|---|",
+        f"| t-SNE of MNIST's 10,000 test features, times openTSNE by hand | {seconds['tsne']}; divergence {tsne['divergence_over_by_hand']:.3f} × |",
+        f"| ten maps from a consensus start, times faster than ten independent ones | {seconds['consensus']}; divergence {consensus['mean_divergence_cost']:+.1%} in the mean; movement {consensus['movement']['consensus']:.2f} instead of {consensus['movement']['independent']:.2f} |",
+        f"| 50 components of 1,000,000 × 512 out of core, times faster than scikit-learn's IncrementalPCA | {seconds['components']}; peak {peak['gram'] / 1e6:.0f} MB against {peak['scikit_learn'] / 1e6:.0f} MB |",
+    ]
+    similarity = result("similarity")["cases"]
+    naive = similarity["naive flat"]
+    for case, words in (
+        (
+            "pairs falling",
+            "debiased CKA of 16 checkpoints × 12 layers, all 192 × 192 pairs, n = 2,000; spectra that fall",
+        ),
+        ("pairs flat", "the same, flat spectra"),
+        ("steps falling", "CKA of 200 checkpoints × 12 layers, all steps of each layer; spectra that fall"),
+        ("steps flat", "the same, flat spectra"),
+    ):
+        if case in similarity:
+            found = similarity[case]
+            lines.append(
+                f"| {words} | {found['processor seconds']['median']:.0f} s, {found['peak bytes']['median'] / 1e6:.0f} MB; {found['last']['layers read']:,} layers read, once each |"
+            )
+    lines.append(
+        f"| one pair at a time from the features, extrapolated from {naive['seconds']['median'] * 1000:.0f} ms a pair | {naive['last']['extrapolated seconds for all pairs']:,.0f} s |"
+    )
+    found = result("representations")
+    lines += ["", f"One layer of one checkpoint ({found['setting']}), processor seconds:", "", "| analysis | seconds | peak MB |", "|---|---|---|"]  # fmt: skip
+    lines += [
+        f"| {case} | {spread(numbers['processor seconds'])} | {numbers['peak megabytes']:.0f} |"
+        for case, numbers in found["cases"].items()
+    ]
+    return lines
+
+
+def spread_of(values: list[float]) -> str:
+    ordered = sorted(values)
+    middle = statistics.median(ordered)
+    return f"{middle:.2f} ({ordered[0]:.2f}–{ordered[-1]:.2f})"
+
+
+def vision() -> list[str]:
+    found = result("vision")
+    lines = [
+        "## Maps of pictures",
+        "",
+        f"{found['images']} images of 32 × 32 on ResNet-20, one checkpoint, one thread; ratios of processor seconds within a round, median of",
+        f"{found['rounds']} rounds with least and most. The loops over one image are those of pytorch-cnn-visualizations, written anew: a hook",
+        "on the layer, a forward pass, `backward` from a one-hot vector, the map as an array, image after image. A bare forward is one",
+        "pass of all images, for each of the layer's 64 channels; Ablation-CAM runs only what follows the layer.",
+        "`benchmarks/vision.py`",
+        "",
+        "| what | times |",
+        "|---|---|",
+    ]
+    lines += [f"| {name} | {spread(numbers)} |" for name, numbers in found["ratios"].items()]
+    cases = found["cases"]
+    few, many = (cases[f"batched {size}"]["peak megabytes"] for size in (16, 64))
+    lines += [
+        "",
+        f"Integrated gradients of 256 images: peak {few:.0f} MB with batches of 16, {many:.0f} MB with batches of 64.",
+    ]
+    return lines
+
+
 def main() -> None:
     machine = result("extraction")["machine"]
     lines = [
@@ -127,7 +207,7 @@ def main() -> None:
         "each process. Absolute numbers are this machine's; the ratios compare cases of one run. The load while each part ran",
         "stands in its file below `benchmarks/results/`.",
     ]
-    for part in (extraction, audit, archive, triage):
+    for part in (extraction, audit, archive, triage, representations, vision):
         lines += ["", *part()]
     PAGE.write_text("\n".join(lines) + "\n")
 

@@ -23,9 +23,9 @@ from stratascope.tasks.vision.class_activation_measures import (
     class_probabilities,
     masked_confidence,
     nowhere_positive,
-    rank_correlations,
 )
 from stratascope.tasks.vision.class_activation_methods import DEFAULT_METHODS, METHODS, REFERENCE
+from stratascope.tasks.vision.map_similarity import rank_correlations
 
 if TYPE_CHECKING:
     from stratascope.tasks.vision.class_activation_passes import LayerMaps, Question

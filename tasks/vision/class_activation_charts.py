@@ -11,10 +11,10 @@ from stratascope.tasks.analysis import Figure
 from stratascope.tasks.contexts import View
 from stratascope.tasks.report.text import plain_step
 from stratascope.tasks.representation.pictures import even_choice, figure_key, grid_of, lines_by, table_of, worded
-from stratascope.tasks.vision.class_activation_measures import rank_correlations
 from stratascope.tasks.vision.class_activation_methods import METHODS, REFERENCE
 from stratascope.tasks.vision.class_activation_views import ProbeView
 from stratascope.tasks.vision.class_activation_words import WORDS
+from stratascope.tasks.vision.map_similarity import rank_correlations
 
 _COLUMNS = ("step", "probe", "layer", "part", "value", "n", "convention")
 _NULLS = ("random_cam", "edges")

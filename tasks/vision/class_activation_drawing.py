@@ -18,10 +18,11 @@ from stratascope.tasks.vision.class_activation_charts import (
     method_title,
     terms_of_scores,
 )
-from stratascope.tasks.vision.class_activation_measures import nowhere_positive, rank_correlations
+from stratascope.tasks.vision.class_activation_measures import nowhere_positive
 from stratascope.tasks.vision.class_activation_methods import METHODS
 from stratascope.tasks.vision.class_activation_views import ProbeView, bounds_of, tile_of
 from stratascope.tasks.vision.class_activation_words import WORDS
+from stratascope.tasks.vision.map_similarity import rank_correlations
 from stratascope.tasks.vision.trust_marks import failed_methods, marked
 
 _ROWS, _COLUMN_STEPS, _FRAMES = 4, 6, 8

@@ -19,24 +19,6 @@ def nowhere_positive(maps: np.ndarray) -> np.ndarray:
     return np.asarray(~(maps > 0).any((1, 2)))
 
 
-def rank_correlations(maps: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """float64 (sample,): Spearman's correlation over the places of each pair of maps (sample, y, x).
-
-    Equal values share their mean rank. NaN where either map is constant or not finite.
-    """
-    from scipy.stats import rankdata
-
-    pair = [item.reshape(len(item), -1) for item in (maps, others)]
-    sound = np.isfinite(pair[0]).all(1) & np.isfinite(pair[1]).all(1)
-    ranks = [rankdata(np.where(sound[:, None], item, 0.0), axis=1) for item in pair]
-    one, other = (item - item.mean(1, keepdims=True) for item in ranks)
-    size = np.sqrt((one**2).sum(1) * (other**2).sum(1))
-    sound &= size > 0
-    found = np.full(len(maps), np.nan)
-    np.divide((one * other).sum(1), size, out=found, where=sound)
-    return np.clip(found, -1, 1)
-
-
 def soft_masks(maps: Tensor, shape: tuple[int, int]) -> Tensor:
     """(sample, y, x) from 0 to 1: what is above 0 in `maps`, enlarged to `shape` and divided by its largest value.
 

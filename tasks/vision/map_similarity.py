@@ -20,11 +20,13 @@ def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def rank_correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """float64 (sample,): Spearman's correlation of the values at the same places, ties by their mean rank.
 
-    NaN where all values of a map are the same.
+    NaN where all values of a map are the same, or one is not finite.
     """
     from scipy.stats import rankdata
 
-    ranks = [rankdata(np.asarray(maps).reshape(len(maps), -1), axis=1) for maps in (first, second)]
+    pair = [np.asarray(maps).reshape(len(maps), -1) for maps in (first, second)]
+    sound = np.isfinite(pair[0]).all(1) & np.isfinite(pair[1]).all(1)
+    ranks = [rankdata(np.where(sound[:, None], maps, 0.0), axis=1) for maps in pair]
     return cosines(*(rank - rank.mean(1, keepdims=True) for rank in ranks))
 
 

@@ -18,9 +18,10 @@ from stratascope.storage.probes import Probe
 from stratascope.tasks.analysis import Findings, named
 from stratascope.tasks.contexts import CheckpointContext, Subject
 from stratascope.tasks.vision.class_activation import ClassActivationOptions, _ProbeMaps
-from stratascope.tasks.vision.class_activation_measures import rank_correlations, soft_masks
+from stratascope.tasks.vision.class_activation_measures import soft_masks
 from stratascope.tasks.vision.class_activation_methods import METHODS
 from stratascope.tasks.vision.image_network import ImageNetwork
+from stratascope.tasks.vision.map_similarity import rank_correlations
 from tests.tasks.vision.conftest import bars
 
 EVERY = tuple(METHODS)
