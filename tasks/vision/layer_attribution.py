@@ -183,7 +183,7 @@ def layer_rows(
         part = f"method={method}"
         if not np.isfinite(sums[method]).all():
             reason = f"the attributions of {method} are not finite"
-            for metric in ("effective_channels", "layer_attribution_agreement"):
+            for metric in ("attributed_channels", "layer_attribution_agreement"):
                 yield Row(metric, probe=probe, layer=layer, part=part, status="failed", reason=reason)
             continue
         if item.gap is not None and item.difference is not None:
@@ -198,10 +198,10 @@ def layer_rows(
         alive = squares > 0
         if alive.any():
             effective = sizes[alive].sum(1) ** 2 / squares[alive]
-            yield _quartiles("effective_channels", effective, part=part, **(shared | {"n": int(alive.sum())}))
+            yield _quartiles("attributed_channels", effective, part=part, **(shared | {"n": int(alive.sum())}))
         else:
             reason = "every attribution is zero: nothing in this layer moves the answers"
-            yield Row("effective_channels", probe=probe, layer=layer, part=part, status="does_not_apply", reason=reason)  # fmt: skip
+            yield Row("attributed_channels", probe=probe, layer=layer, part=part, status="does_not_apply", reason=reason)  # fmt: skip
         if method == _REFERENCE or _REFERENCE not in sums or sums[method].shape[1] < 3:
             continue
         pairs = [
@@ -225,7 +225,7 @@ ANALYSIS = register(
         compute=compute, draw=draw, needs=frozenset({"network", "gradients"}),
         metrics=(
             Metric("layer_attribution_gap", "score", "[0, ∞)", "How far the attributions of a layer are from adding up to the difference of the scores that they explain (`part`: method, and whether absolute or relative to that difference).", "Dhamdhere et al. 2019; Sundararajan et al. 2017", "permutation of samples and units"),
-            Metric("effective_channels", "channels", "[1, channels]", "Over how many channels an answer is spread: (Σ|a|)² / Σa² of the attributions a by channel (`part`: method).", "", "scaling of the scores; permutation of channels"),
+            Metric("attributed_channels", "channels", "[1, channels]", "Over how many channels an answer is spread: the square of the sum of the sizes of the attributions by channel, divided by the sum of their squares (`part`: method).", "", "scaling of the scores; permutation of channels"),
             Metric("layer_attribution_agreement", "1", "[-1, 1]", "Spearman correlation between the channels' attributions by a method and by conductance (`part`).", "", "permutation of channels"),
         ),
     )

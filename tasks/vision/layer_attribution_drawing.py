@@ -32,11 +32,11 @@ _REFERENCE = "conductance"
 
 def draw(view: View, options: Any) -> Iterator[Figure]:
     """For the leading probe: the last layer's channels and places, how spread answers are, and the completeness gaps."""
-    rows = view.metric("effective_channels")
+    rows = view.metric("attributed_channels")
     if not len(rows):
         return
     probe = leading_probe(view, rows["probe"].unique())
-    layers = [name for name in view.layers("effective_channels") if name in set(rows.loc[rows["probe"] == probe, "layer"])]  # fmt: skip
+    layers = [name for name in view.layers("attributed_channels") if name in set(rows.loc[rows["probe"] == probe, "layer"])]  # fmt: skip
     method = _REFERENCE if _REFERENCE in options.methods else options.methods[0]
     steps = even_choice(sorted({int(step) for step in rows.loc[rows["probe"] == probe, "step"]}), _MOST_STEPS)
     for layer in dict.fromkeys((layers[-1], layers[len(layers) // 2])):
@@ -170,7 +170,7 @@ def _label(probe: Any, arrays: dict[str, np.ndarray], name: str, row: int) -> st
 def _spread(view: View, probe: str, layers: list[str], method: str) -> Figure:
     from stratascope.tasks.report.style import heatmap
 
-    rows = view.metric("effective_channels", probe=probe, part=f"method={method}")
+    rows = view.metric("attributed_channels", probe=probe, part=f"method={method}")
     grid, steps = grid_of(rows, "layer", layers)
     last = grid[:, -1]
     numbers = {
@@ -184,7 +184,7 @@ def _spread(view: View, probe: str, layers: list[str], method: str) -> Figure:
         key=figure_key("spread", probe),
         title=f"Over how many channels an answer is spread, probe {probe}",
         svg=heatmap(grid, layers, [str(step) for step in steps], "effective channels", "layer", "training step"),
-        run=view.run, probe=probe, table=table_of(view.metric("effective_channels", probe=probe), _COLUMNS),
+        run=view.run, probe=probe, table=table_of(view.metric("attributed_channels", probe=probe), _COLUMNS),
     )  # fmt: skip
 
 

@@ -221,7 +221,7 @@ ANALYSIS = register(
         name="spatial_attribution", version=1, scope="checkpoint", title="Spatial attribution", question="Which places speak for a class, and which places feed a place?",
         options=SpatialAttributionOptions, compute=compute, draw=draw, needs=frozenset({"network", "gradients"}),
         metrics=(
-            Metric("attribution_spread", "fraction", "(0, 1]", "Effective share of a layer's positions that speak for or against a class (`question`): (Σ|m|)² / (n Σ m²) of the map m = Σ over the channels of activation × gradient; mean over the samples.", "Olah et al. 2018", _RESCALED),
+            Metric("attribution_spread", "fraction", "(0, 1]", "Effective share of a layer's positions that speak for or against a class (`question`): the square of the sum of sizes divided by n times the sum of squares of the map m = Σ over the channels of activation × gradient; mean over the samples.", "Olah et al. 2018", _RESCALED),
             Metric("class_map_cosine", "1", "[-1, 1]", "Cosine of the maps of two classes (`between`) on the same sample, mean over the samples: 1 where the same places speak for both.", "", _RESCALED),
             Metric("link_distance", "sides of the picture", "[0, √2]", "Mean distance from a position of a layer to the positions of an earlier one (`other_layer`) that its norm comes from, weighted by the size of activation × gradient.", "Olah et al. 2018", _RESCALED),
             Metric("linked_share", "fraction", "(0, 1]", "Effective share of the earlier layer's positions that feed a position, as for `attribution_spread`.", "Olah et al. 2018", _RESCALED),

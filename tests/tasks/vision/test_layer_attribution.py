@@ -156,7 +156,7 @@ def test_an_audit_files_and_draws_them(pictured_audit):
     ]
     assert set(gap["layer"]) == {"conv1", "conv2"}
     assert (gap[gap["step"] == 40]["value"] < 0.1).all()
-    spread = rows[rows["metric"] == "effective_channels"]
+    spread = rows[rows["metric"] == "attributed_channels"]
     assert spread["value"].between(1, 8).all()
     arrays = pictured_audit.view("layer_attribution").arrays(40)
     values = arrays["test/conv2/conductance/channel"]
