@@ -227,7 +227,7 @@ _WORDS: dict[str, dict[str, str]] = {
         "reading": "A line that falls at once belongs to a map that knew where the answer came from. Grey lines are maps that know nothing.",
         "caution": _CAUTION
         + " Half blurred, {best} has the lowest probability, {value}, from {start} with the whole picture. Blurred pictures are none that the network was trained on.",
-        "audience": "For readers who want to see the test rather than its result.",
+        "audience": "For readers who want to see what is taken away rather than a number.",
         "practitioner": "If all lines fall alike, the answer rests on the whole picture or on nothing in particular.",
         "researcher": "Petsiuk et al. 2018; the area below is `deletion_area`. Gaussian blur of an eighth of the shorter side stands for nothing.",
     },
