@@ -156,7 +156,7 @@ def copy_of_audited(audited: Workplace, tmp_path: Path) -> Workplace:
 
 @pytest.fixture(scope="session")
 def demo_folder(tmp_path_factory) -> Path:
-    """What `stratascope demo` leaves behind; tests only read it."""
+    """What `stratascope demo` leaves behind; tests only read it, or audit it again when there is nothing to do."""
 
     def make(folder: Path) -> None:
         done = stratascope("demo", folder / "demo")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,15 +16,12 @@ PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 
 @pytest.mark.slow
 def test_every_block_of_the_page_runs(demo_folder: Path, tmp_path: Path):
-    # The page trains and audits anew, and other tests read the demo.
-    folder = tmp_path / "demo"
-    shutil.copytree(demo_folder, folder)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert len(blocks) >= 6
     script = tmp_path / "page.py"
     script.write_text("\n".join(blocks))
     done = subprocess.run(
-        [sys.executable, script], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=400
+        [sys.executable, script], cwd=demo_folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "expected" in done.stdout or done.stdout.strip()
