@@ -26,6 +26,12 @@ LIMITS = {0: 2.0, ROUNDS: 20.0}
 OWN_LIMITS = {"linear probe": {0: 10.0, ROUNDS: 20.0}}
 """A probe is fitted ninety times for its path and folds alone."""
 
+SIMILARITIES = (
+    "cka", "cka_rbf", "svcca", "pwcca", "procrustes_distance", "shape_distance_0.5", "rsa_correlation_spearman",
+    "rsa_euclidean_pearson", "mutual_knn", "linear_predictivity",
+)  # fmt: skip
+"""`cka` and `procrustes_distance` stand in the ledger by default."""
+
 Work = Callable[[], Any]
 
 
@@ -89,6 +95,38 @@ def linear_probe(rounds: int) -> Work:
     return lambda: LayerProbe(item, samples, options.work).file_classes(Findings())
 
 
+def similarity(measure: str) -> Callable[[int], Work]:
+    """One layer against the same layer a checkpoint before, by one measure; what was decomposed once is there already."""
+
+    def of(rounds: int) -> Work:
+        from types import SimpleNamespace
+
+        from stratascope.tasks.representation.decomposition import decompose
+        from stratascope.tasks.representation.similarity_measures import MEASURES
+        from stratascope.tasks.representation.similarity_pairs import Item, Pairs
+
+        class Given(Item):
+            def _features(self) -> np.ndarray:
+                return self.context.values  # type: ignore[attr-defined]
+
+        values, _, _ = layer()
+        noise = np.random.default_rng(2).normal(size=values.shape).astype(np.float32)
+        items = [
+            Given(SimpleNamespace(run="run", step=step, values=given), "test", "layer", decompose(given, 1e-4, 20))  # type: ignore[arg-type]
+            for step, given in enumerate((values, values + 0.3 * noise * values.std(0)))
+        ]
+
+        def work() -> None:
+            pairs = Pairs(MEASURES[measure], rounds, 0, 0)
+            value = pairs.matrix(items, np.array([[False, True], [False, False]]))[0, 1]
+            assert np.isfinite(value)
+            pairs.interval(items[0], items[1], value)
+
+        return work
+
+    return of
+
+
 def scikit_learn(rounds: int) -> Work:
     """Beside them: scikit-learn's silhouette, Davies-Bouldin index and leave-one-out votes, without any interval."""
     from sklearn.metrics import davies_bouldin_score, silhouette_score
@@ -109,6 +147,7 @@ CASES: dict[str, tuple[Callable[[int], Work], tuple[int, ...]]] = {
     "separation": (separation, (0, ROUNDS)),
     "geometry": (geometry, (0, ROUNDS)),
     "linear probe": (linear_probe, (0, ROUNDS)),
+    **{f"similarity, {measure}": (similarity(measure), (0, ROUNDS)) for measure in SIMILARITIES},
     "scikit-learn: three of separation's scores": (scikit_learn, (0,)),
 }
 """The groups, and with how many rounds of resampling each is measured."""

@@ -52,7 +52,7 @@ def decompose(values: np.ndarray, lost_gram: float, neighbours: int) -> Decompos
     """`values` (sample, feature), finite and not constant, in their principal axes.
 
     As many components are kept as it takes for the Gram matrix of the rest to have at most `lost_gram` of the whole
-    one's Frobenius norm.
+    one's Frobenius norm. With 0 `neighbours` none are looked for.
     """
     centred = centred_values(values)
     scores, shares = principal_components(centred, min(centred.shape))
@@ -60,7 +60,10 @@ def decompose(values: np.ndarray, lost_gram: float, neighbours: int) -> Decompos
     variance = shares * squared.sum() / (len(values) - 1)
     tail = np.sqrt(np.append((variance[::-1] ** 2).cumsum()[::-1], 0.0))
     kept = max(1, int(np.argmax(tail <= lost_gram * tail[0])))
-    nearest = Neighbours.of(centred, min(neighbours, len(values) - 1)).order
+    if neighbours:
+        nearest = Neighbours.of(centred, min(neighbours, len(values) - 1)).order
+    else:
+        nearest = np.empty((len(values), 0), np.int32)
     return Decomposition(
         scores[:, :kept].astype(np.float32), variance, squared, nearest.astype(np.int32), values.shape[1]
     )

@@ -149,12 +149,12 @@ class Side:
 
 
 class _Subset(Side):
-    """Some samples of a side: their distances are among those of all."""
+    """Some samples of a side: their distances are among those of all; their neighbours are not looked for."""
 
     def __init__(self, whole: Side, rows: np.ndarray) -> None:
         values = whole._values
         super().__init__(
-            lambda: decompose(whole.scores[rows], 0.0, min(20, len(rows) - 1)),
+            lambda: decompose(whole.scores[rows], 0.0, 0),
             None if values is None else lambda: values()[rows],
         )
         self._whole, self._rows = whole, rows
