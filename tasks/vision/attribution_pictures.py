@@ -101,7 +101,7 @@ class FiledMaps:
                 said += self.view.store.array_info(path)[3].get("warnings", ())
                 break
         if method in self.failed:
-            said.append(f"it failed the tests of `attribution_trust`: {self.failed[method]}")
+            said.append(f"it failed the tests of attribution_trust: {self.failed[method]}")
         return "; ".join(said)
 
     @cached_property

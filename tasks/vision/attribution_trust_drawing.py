@@ -10,9 +10,9 @@ import numpy as np
 from stratascope.tasks.analysis import Figure
 from stratascope.tasks.contexts import View
 from stratascope.tasks.representation.pictures import figure_key, grid_of, leading_probe, table_of, worded
+from stratascope.tasks.vision.explainers import NULLS
 
 _COLUMNS = ("step", "probe", "part", "value", "low", "high", "n", "unit", "estimator", "status", "reason")
-_NULLS = ("random", "edges")
 _TITLES = {"random": "random order", "edges": "picture's edges"}
 
 
@@ -62,11 +62,11 @@ class _Trust:
             for part, value, reason in zip(now["part"], now["value"], now["reason"], strict=True)
             if value == 0
         }
-        self.counted = [name for name in self.methods if name not in _NULLS]
+        self.counted = [name for name in self.methods if name not in NULLS]
 
     def name(self, method: str) -> str:
         return (
-            f"{title_of(method)} (failed)" if method in self.failed and method not in _NULLS else title_of(method)
+            f"{title_of(method)} (failed)" if method in self.failed and method not in NULLS else title_of(method)
         )
 
     def numbers(self, **more: Any) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class _Trust:
 
         values = self._values("road_score")
         best = self.methods[0]
-        numbers = self.numbers(best=title_of(best), value=f"{values[best][0]:.2f}", random=f"{values['random'][0]:.2f}" if "random" in values else "not known")  # fmt: skip
+        numbers = self.numbers(best=title_of(best), value=f"{values[best][0]:.2f}", random=f"{round(values['random'][0], 2) + 0.0:.2f}" if "random" in values else "not known")  # fmt: skip
         names = [self.name(name) for name in self.methods]
         return worded(
             _WORDS["ranking"], numbers, key=figure_key("ranking", self.probe),
@@ -149,7 +149,7 @@ class _Trust:
                 curves[name] = np.array([1.0, *values])
         if not curves:
             return None
-        ends = {name: values[-1] for name, values in curves.items() if name not in _NULLS}
+        ends = {name: values[-1] for name, values in curves.items() if name not in NULLS}
         most = max(ends, key=lambda name: ends[name]) if ends else next(iter(curves))
         bound = options.most_alike
         numbers = self.numbers(most=title_of(most), value=f"{curves[most][-1]:.2f}", bound=f"{bound:g}")
@@ -157,7 +157,7 @@ class _Trust:
         return worded(
             _WORDS["shuffled"], numbers, key=figure_key("shuffled", self.probe),
             title=f"What is left of the maps when weights are shuffled, step {self.last:,}, probe {self.probe}",
-            svg=_share_lines(range(len(labels)), curves, self.name, "layers shuffled, from the last one on", "rank correlation with the real map", labels),
+            svg=_share_lines(range(len(labels)), curves, self.name, "layers shuffled, from the last one on", "rank correlation", labels),
             run=self.view.run, probe=self.probe, table=table_of(rows, _COLUMNS),
         )  # fmt: skip
 
@@ -168,7 +168,8 @@ class _Trust:
         names = sorted(values, key=lambda name: values[name][0])
         if not names:
             return None
-        numbers = self.numbers(best=title_of(names[0]), value=f"{values[names[0]][0]:.2f}", worst=title_of(names[-1]), worst_value=f"{values[names[-1]][0]:.2f}")  # fmt: skip
+        told = [name for name in names if name not in NULLS] or names
+        numbers = self.numbers(best=title_of(told[0]), value=f"{values[told[0]][0]:.2f}", worst=title_of(told[-1]), worst_value=f"{values[told[-1]][0]:.2f}")  # fmt: skip
         titles = {"infidelity": "What the maps do not tell of changes of the score", "max_sensitivity": "How much the maps move under tiny changes of the picture"}  # fmt: skip
         labels = {"infidelity": "share of the changes that is not told", "max_sensitivity": "largest change, as a share of the map"}  # fmt: skip
         return worded(
@@ -189,7 +190,7 @@ def _share_lines(
     markers = "os^DvPX*"
     number = 0
     for method, values in curves.items():
-        null = method in _NULLS
+        null = method in NULLS
         look: dict[str, Any] = {"color": COLOURS[8], "linestyle": ":" if method == "random" else "--"} if null else {"color": COLOURS[number % 8], "marker": markers[number % 8], "linestyle": "-" if number < 8 else "-."}  # fmt: skip
         axes.plot(list(places), values, label=name(method), linewidth=1.6, markersize=3.4, **look)
         number += not null
@@ -229,7 +230,7 @@ _WORDS: dict[str, dict[str, str]] = {
         + " Half blurred, {best} has the lowest probability, {value}, from {start} with the whole picture. Blurred pictures are none that the network was trained on.",
         "audience": "For readers who want to see what is taken away rather than a number.",
         "practitioner": "If all lines fall alike, the answer rests on the whole picture or on nothing in particular.",
-        "researcher": "Petsiuk et al. 2018; the area below is `deletion_area`. Gaussian blur of an eighth of the shorter side stands for nothing.",
+        "researcher": "Petsiuk et al. 2018; the area below is the metric deletion_area. Gaussian blur of an eighth of the shorter side stands for nothing.",
     },
     "insertion": {
         "shows": "The probability of the answer while a growing share of a blurred picture's pixels is made sharp, the most important first; means over samples.",
@@ -238,7 +239,7 @@ _WORDS: dict[str, dict[str, str]] = {
         + " Half sharp, {best} has the highest probability, {value}; all start at {start}, the blurred picture.",
         "audience": "For readers who want to see the test rather than its result.",
         "practitioner": "A few sharp pixels that suffice are the evidence to look at in the maps themselves.",
-        "researcher": "Petsiuk et al. 2018; the area below is `insertion_area`. A blurred start that already has the answer makes the test blunt.",
+        "researcher": "Petsiuk et al. 2018; the area below is the metric insertion_area. A blurred start that already has the answer makes the test blunt.",
     },
     "shuffled": {
         "shows": "How alike the maps are to the real ones (Spearman correlation of what is ranked) when the weights of more and more layers are shuffled, from the last layer on.",

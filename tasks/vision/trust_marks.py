@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from stratascope.tasks.vision.explainers import NULLS
+
 if TYPE_CHECKING:
     from stratascope.tasks.analysis import Figure
     from stratascope.tasks.contexts import View
 
-ANALYSIS = "attribution_trust"
+FILED_BY = "attribution_trust"
 
 
 def failed_methods(view: View, probe: str) -> dict[str, str]:
@@ -23,7 +25,7 @@ def failed_methods(view: View, probe: str) -> dict[str, str]:
         unit
         for unit in view.store.units()
         if unit.scope == "checkpoint"
-        and unit.analysis == ANALYSIS
+        and unit.analysis == FILED_BY
         and unit.run == view.run
         and unit.step in view.steps
     ]
@@ -43,18 +45,18 @@ def marked(
 ) -> Iterator[Figure]:
     """`figures` with a mark in the title and the reasons in the caution of each that shows a method which failed.
 
-    `failed` holds reasons by probe and method, `titles` what methods are called in figures. A figure shows the methods that stand
+    `failed` holds reasons by probe and method, `titles` what methods are called in figures; the two nulls are not marked. A figure shows the methods that stand
     in the column `method` of its table, and those whose title is in its own.
     """
     for figure in figures:
-        known = failed.get(figure.probe, {})
+        known = {name: reason for name, reason in failed.get(figure.probe, {}).items() if name not in NULLS}
         listed = set(figure.table.get("method", ()))
         shown = {name for name in known if name in listed or _stands_in(titles.get(name, ""), figure.title)}
         if shown:
             told = "; ".join(f"{titles.get(name, name)}: {known[name]}" for name in sorted(shown))
             figure = replace(
                 figure, title=f"{figure.title} (with a warning)",
-                caution=f"{figure.caution} Failed the tests of `attribution_trust` on this network: {told}.",
+                caution=f"{figure.caution} Failed the tests of attribution_trust on this network: {told}.",
             )  # fmt: skip
         yield figure
 
