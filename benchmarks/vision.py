@@ -1,7 +1,9 @@
 """What maps of pictures cost on one thread: 64 images of 32 × 32 on ResNet-20, one checkpoint.
 
-    python benchmarks/vision.py
+    python benchmarks/vision.py [--rounds 5] [--weights runs/resnet20/step-000003140.safetensors]
 
+With `--weights` the network has those of a checkpoint (else random ones), and with CIFAR-10 at hand the pictures are its first
+test images (else noise): components of trained activations are found sooner than those of noise.
 Each case runs in a process of its own, once to warm up and then measured; rounds are interleaved, and ratios are of processor
 seconds within a round, which other work on the machine hardly touches. Beside ours stand:
 
@@ -16,7 +18,9 @@ seconds within a round, which other work on the machine hardly touches. Beside o
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +31,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from measuring import in_own_process, interleaved, measured, summary, write_results
 
+WEIGHTS = "BENCHMARK_WEIGHTS"
+"""In the environment of the measured processes: the checkpoint's file."""
 IMAGES, LAYER, STEPS, DRAWS = 64, "layer3.2.conv2", 32, 16
 FEW = 4
 """So many images for the loops over one image and one channel; their time is given for all."""
@@ -39,6 +45,20 @@ GRADIENTS = {
     "smooth_grad": {"draws": DRAWS}, "integrated_gradients": {"steps": STEPS, "most_steps": STEPS},
     "expected_gradients": {"draws": DRAWS},
 }  # fmt: skip
+
+
+def pictures(count: int) -> Any:
+    """float32 (picture, 3, 32, 32): CIFAR-10's first test images, normalised; noise where they are not there."""
+    import torch
+
+    from stratascope.errors import StratascopeError
+    from stratascope.storage.probes import ProbeSpec, build_probe
+
+    try:
+        probe = build_probe("test", ProbeSpec(dataset="cifar10", split="test", limit=count), Path())
+        return torch.from_numpy(np.asarray(probe.inputs_at(slice(0, count)), np.float32))
+    except StratascopeError:
+        return torch.randn(count, 3, 32, 32)
 
 
 class Given:
@@ -55,8 +75,12 @@ class Given:
         torch.set_num_threads(1)
         torch.manual_seed(0)
         self.module = cifar_resnet(20).eval()
+        if os.environ.get(WEIGHTS):
+            from safetensors.torch import load_file
+
+            self.module.load_state_dict(load_file(os.environ[WEIGHTS]))
         self.network = ImageNetwork(self.module, ModelSpec(factory="stratascope.tasks.models:cifar_resnet"))
-        self.inputs = torch.randn(images, 3, 32, 32)
+        self.inputs = pictures(images)
         self.indices = torch.arange(images) % 10
         self.target = Target("label")
         self.names = np.arange(images)
@@ -247,11 +271,18 @@ def ratios(runs: dict[str, list[dict[str, Any]]], first: str, second: str) -> di
 
 
 def main() -> None:
-    if len(sys.argv) > 2 and sys.argv[1] == "case":
-        print(json.dumps(run(" ".join(sys.argv[2:]))))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--weights", default="")
+    parser.add_argument("--case", default="")
+    options = parser.parse_args()
+    if options.weights:
+        os.environ[WEIGHTS] = str(Path(options.weights).absolute())
+    if options.case:
+        print(json.dumps(run(options.case)))
         return
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    runs = interleaved(rounds, CASES, lambda case: in_own_process(__file__, "case", *case.split()))
+    rounds = options.rounds
+    runs = interleaved(rounds, CASES, lambda case: in_own_process(__file__, "--case", case))
     compared = {"nine gradient maps by one Grad-CAM": ratios(runs, "cams nine", "cams grad_cam")}
     for name in GRADIENTS:
         compared[f"{name} by captum's"] = ratios(runs, f"ours {name}", f"captum {name}")
@@ -264,7 +295,7 @@ def main() -> None:
         case: {"processor seconds": summary(found, "processor_seconds"), "peak megabytes": summary(found, "peak_bytes")["median"] / 1e6}
         for case, found in runs.items()
     }  # fmt: skip
-    write_results("vision", {"what": __doc__, "threads": 1, "rounds": rounds, "images": IMAGES, "layer": LAYER, "ratios": compared, "cases": cases})  # fmt: skip
+    write_results("vision", {"what": __doc__, "threads": 1, "rounds": rounds, "weights": Path(options.weights).name, "images": IMAGES, "layer": LAYER, "ratios": compared, "cases": cases})  # fmt: skip
     print(json.dumps(compared, indent=1))
 
 
