@@ -43,7 +43,7 @@ class AttributionTrustOptions(SampleOptions):
 
     samples: int = Field(default=16, ge=1)
     methods: tuple[str, ...] = ("gradient", "gradient_times_input", "guided_backpropagation", "smooth_grad", "integrated_gradients")  # fmt: skip
-    """Methods of `attribution`, with their own default settings."""
+    """Methods of `attribution`, with their own default settings, but at most 8 draws and 16 steps."""
     cam_methods: tuple[str, ...] = _CAMS
     """Methods of `class_activation`."""
     layer: str = "@last_spatial"

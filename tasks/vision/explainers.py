@@ -25,15 +25,23 @@ class Explainer:
     importance: Callable[[Explained], np.ndarray]
     """float64 (sample, y, x), at the size of the picture: the more important the higher."""
     maps: Callable[[Explained], np.ndarray] | None = None
-    """float32 (sample, channel, y, x), where a change of each pixel is told."""
+    """float32 (sample, channel, y, x), where a change of each pixel is told; made once for a question and its importance."""
+
+
+_FEWER = {"draws": 8, "steps": 16, "most_steps": 16}
+"""Settings in the tests, where every method runs about ten times: a rougher map is ranked nearly alike."""
 
 
 def attribution_explainer(name: str) -> Explainer:
     """A registered attribution method. Of gradients by pixels the size counts, of all others what speaks for the answer."""
     method = method_named(name)
+    settings = {key: min(value, _FEWER[key]) if key in _FEWER else value for key, value in method.settings.items()}
 
     def maps(asked: Explained) -> np.ndarray:
-        return method.compute(replace(asked, settings=method.settings, shared={})).maps
+        found: np.ndarray = asked.once(
+            ("map", name), lambda: method.compute(replace(asked, settings=settings, shared={})).maps
+        )
+        return found
 
     by_size = method.family == "gradient" and name != "gradient_times_input"
 

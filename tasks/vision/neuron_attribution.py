@@ -40,7 +40,7 @@ class NeuronAttributionOptions(SampleOptions):
     place: str = "max"
     """What a channel says in one number: the `max` of its places, their `mean`, or the one in the `centre`."""
     methods: tuple[str, ...] = ("gradient", "guided_backpropagation", "integrated_gradients")
-    """Any method that `attribution` knows, with its own default settings."""
+    """Any method that `attribution` knows, with its own default settings; paths have at most 64 steps."""
     baseline: Baseline = "black"
 
     @field_validator("layers")
@@ -161,7 +161,10 @@ def _one_method(
     method = method_named(name)
     part = f"channel={channel};method={name}"
     try:
-        found = method.compute(replace(asked, settings=method.settings, shared={}))
+        settings = {
+            key: min(value, 64) if key == "most_steps" else value for key, value in method.settings.items()
+        }
+        found = method.compute(replace(asked, settings=settings, shared={}))
     except DoesNotApply as reason:
         return [Row("unit_attribution_size", part=part, status="does_not_apply", reason=str(reason), **about)]
     maps = np.asarray(found.maps, np.float32)
