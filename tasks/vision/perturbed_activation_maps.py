@@ -17,8 +17,6 @@ from stratascope.tasks.vision.partial_forward import PartialForward
 from stratascope.tasks.vision.spatial_layers import SpatialLayer
 from stratascope.tasks.vision.targets import Target
 
-_CACHED = 8
-"""On a processor so many pictures of a forward pass stay in its caches: more at once take a third longer for each."""
 _CONSTANT = 1e-6
 """A channel whose values differ by less than this share of the largest is constant: it makes no mask."""
 
@@ -54,8 +52,6 @@ def masked_scores(
     found = torch.zeros(masks.shape[:2])
     places = ranged.nonzero()
     shape = int(inputs.shape[2]), int(inputs.shape[3])
-    if network.device.type == "cpu" and network.fixed_batch_size is None:
-        batch_size = min(batch_size, _CACHED)
     for rows in places.split(batch_size):
         owner, channel = rows.T
         grown = enlarged(masks[owner, channel], shape)[:, None]
