@@ -229,11 +229,7 @@ def rsa(
     """How alike the dissimilarities of all pairs of samples are. Kriegeskorte et al. 2008."""
     found = []
     for side in (first, second):
-        values = side.correlation_distances if distance == "correlation" else side.distances
-        if compared == "spearman":
-            from scipy.stats import rankdata
-
-            values = rankdata(values)
+        values = side.ranks(distance) if compared == "spearman" else side.dissimilarities(distance)
         values = values.astype(np.float64)
         values = values - (values.mean() if compared != "cosine" else 0.0)
         size = float(np.linalg.norm(values))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
 from stratascope.errors import DoesNotApply
 from stratascope.tasks.representation.decomposition import Decomposition, decompose
+
+Dissimilarity = Literal["correlation", "euclidean"]
 
 _LEAST_DISTANCE = 1e-6
 """Samples that are nearer to each other, as a share of their root mean square distance from the centre, are equal."""
@@ -24,6 +27,7 @@ class Side:
     ) -> None:
         self._found = found
         self._values = values
+        self._sorted: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     @classmethod
     def of(cls, values: np.ndarray, neighbours: int = 20, lost_gram: float = 0.0) -> Side:
@@ -143,6 +147,25 @@ class Side:
         above = np.triu_indices(self.n, 1)
         return (1.0 - patterns @ patterns.T)[above].astype(np.float32)
 
+    def dissimilarities(self, kind: Dissimilarity) -> np.ndarray:
+        """float32 (pair,): `correlation_distances` or `distances`."""
+        return self.correlation_distances if kind == "correlation" else self.distances
+
+    def ranks(self, kind: Dissimilarity) -> np.ndarray:
+        """float64 (pair,): the ranks of those, equal ones by their mean rank."""
+        from scipy.stats import rankdata
+
+        found: np.ndarray = rankdata(self.dissimilarities(kind))
+        return found
+
+    def sorted_pairs(self, kind: Dissimilarity) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """int32 (pair,): the pairs by ascending dissimilarity, and the first and the second sample of each."""
+        if kind not in self._sorted:
+            order = np.argsort(self.dissimilarities(kind), kind="stable").astype(np.int32)
+            first, second = (side.astype(np.int32) for side in np.triu_indices(self.n, 1))
+            self._sorted[kind] = order, first[order], second[order]
+        return self._sorted[kind]
+
     def subset(self, rows: np.ndarray) -> Side:
         """The same of some samples only, centred and decomposed anew where that is asked for."""
         return _Subset(self, rows)
@@ -171,8 +194,25 @@ class _Subset(Side):
     def correlation_distances(self) -> np.ndarray:
         return self._among(self._whole.correlation_distances)
 
+    def ranks(self, kind: Dissimilarity) -> np.ndarray:
+        """As of any side; those that are sorted once among all need not be sorted again."""
+        order, first, second = self._whole.sorted_pairs(kind)
+        inside = np.zeros(self._whole.n, bool)
+        inside[self._rows] = True
+        kept = order[inside[first] & inside[second]]
+        ranked = np.empty(len(order))
+        ranked[kept] = mean_ranks(self._whole.dissimilarities(kind)[kept])
+        return self._among(ranked)
+
     def _among(self, distances: np.ndarray) -> np.ndarray:
         first, second = np.triu_indices(len(self._rows), 1)
         low, high = self._rows[first], self._rows[second]
         found: np.ndarray = distances[low * (2 * self._whole.n - low - 1) // 2 + high - low - 1]
         return found
+
+
+def mean_ranks(ascending: np.ndarray) -> np.ndarray:
+    """float64 (value,): ranks from 1 of values that ascend already, equal ones by their mean rank."""
+    starts = np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1]))
+    ends = np.append(starts[1:], len(ascending))
+    return np.repeat((starts + ends + 1) / 2, ends - starts)

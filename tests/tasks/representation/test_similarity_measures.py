@@ -310,3 +310,16 @@ def test_correlations_of_patterns_need_the_features_themselves():
     side = Side.of(pair(0)[0])
     with pytest.raises(DoesNotApply, match="features themselves"):
         rsa(Side(side.found), side)
+
+
+@pytest.mark.parametrize("kind", ["correlation", "euclidean"])
+def test_ranks_of_some_samples_are_those_of_their_own_dissimilarities(kind: str):
+    """Taken from the order among all, ties included: copies of a sample are at distance 0 from each other."""
+    from scipy.stats import rankdata
+
+    values = np.random.default_rng(0).normal(size=(30, 6))
+    values[20:26] = values[3]
+    rows = np.array([0, 3, 4, 7, 11, 20, 21, 23, 25, 29])
+    part = Side.of(values).subset(rows)
+    np.testing.assert_array_equal(part.ranks(kind), rankdata(part.dissimilarities(kind)))
+    np.testing.assert_array_equal(Side.of(values).ranks(kind), rankdata(Side.of(values).dissimilarities(kind)))
