@@ -277,10 +277,14 @@ class View:
     def layers(self, name: str) -> list[str]:
         """Layers with a finding called `name`, in the order of execution where that is known."""
         present = list(self.rows.loc[self.rows["metric"] == name, "layer"].unique())
-        order: list[str] = []
+        places: dict[str, float] = {}
         if self.steps:
             manifest = self.store.manifest(Unit("checkpoint", self.run, self.steps[-1], "capture"))
             for summary in (manifest.summary if manifest else {}).values():
-                order += list(summary.get("layers", ()))
-        places = {layer: number for number, layer in enumerate(order)}
-        return sorted(present, key=lambda layer: (places.get(layer, len(places)), layer))
+                for layer in summary.get("layers", ()):
+                    places.setdefault(layer, len(places))
+        for layer in present:
+            # A block that was not captured itself ends with the last layer within it.
+            within = [place for name, place in places.items() if name.startswith(f"{layer}.")]
+            places.setdefault(layer, max(within) + 0.5 if within else np.inf)
+        return sorted(present, key=lambda layer: (places[layer], layer))

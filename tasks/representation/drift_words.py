@@ -49,7 +49,7 @@ WORDS: dict[str, dict[str, str]] = {
         "caution": "At step {step} {most} has the most, {value}; with neighbours at random it would be {chance}. Over {n} samples; with few samples or many features near neighbours are close calls. The targets are no classes, so how far predictions moved has a picture of its own.",
         "audience": "For whoever relies on nearest neighbours from one checkpoint to the next.",
         "practitioner": "Where late layers keep exchanging neighbours, searches by likeness need a new index after each update.",
-        "researcher": "Intervals are over samples, which share neighbours, and so are a little too narrow. Churn counts replaced neighbours whatever their rank.",
+        "researcher": "Euclidean neighbours in all features, whatever their rank. Samples share neighbours, which makes the intervals a little too narrow.",
     },
     "transitions": {
         "shows": "The share of samples that became right, became wrong, and changed from one wrong answer to another since the checkpoint before.",

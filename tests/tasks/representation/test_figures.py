@@ -11,8 +11,10 @@ from string import Formatter
 import numpy as np
 import pytest
 
+from stratascope.storage.units import Unit
 from stratascope.tasks import representation
 from stratascope.tasks.analysis import named
+from stratascope.tasks.models import cifar_resnet
 from stratascope.tasks.representation.embedding_drawing import colour_groups
 from stratascope.tasks.representation.pictures import figure_key, grid_of, leading_probe
 
@@ -158,3 +160,29 @@ def test_a_grid_has_a_place_for_every_step_and_nothing_where_nothing_is_known(tr
 
 def test_a_figure_over_all_probes_speaks_of_the_test_probe(trained_audit):
     assert leading_probe(trained_audit.view("outputs"), ["train", "test"]) == "test"
+
+
+def test_layers_stand_in_the_order_of_execution_though_two_probes_and_blocks_have_them(trained_audit):
+    import pandas as pd
+
+    view = trained_audit.view("statistics")
+    assert len(view.probes) == 2
+    captured = [layer for layer in view.store.manifest(Unit("checkpoint", "run", view.steps[-1], "capture")).summary["test"]["layers"] if layer != "@output"]  # fmt: skip
+    assert len(captured) > 3
+    names = ["unknown", *captured[::-1], "another"]
+    rows = pd.DataFrame({"metric": "made_up", "layer": names, "status": "ok"})
+    assert replace(view, rows=rows).layers("made_up") == [*captured, "another", "unknown"]
+
+
+def test_a_block_stands_after_the_layers_within_it(little_audit):
+    import pandas as pd
+
+    arguments = {"depth": 8, "width": 4, "channels": 1}
+    audit = little_audit("stratascope.tasks.models:cifar_resnet", arguments)
+    audit.probe("test", inputs=np.zeros((4, 1, 8, 8), np.float32), targets=np.arange(4))
+    audit.checkpoint(0, cifar_resnet(**arguments))
+    audit.capture("outputs")
+    names = ["fc", "layer1", "layer2.0.conv1", "layer1.0.conv2", "layer2", "conv1"]
+    rows = pd.DataFrame({"metric": "made_up", "layer": names, "status": "ok"})
+    ordered = replace(audit.view("outputs"), rows=rows).layers("made_up")
+    assert ordered == ["conv1", "layer1.0.conv2", "layer1", "layer2.0.conv1", "layer2", "fc"]
