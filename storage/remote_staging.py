@@ -14,6 +14,7 @@ from stratascope.errors import StoreError
 from stratascope.storage.archive import group_bytes
 from stratascope.storage.damage import damage_note
 from stratascope.storage.manifests import Manifest, manifest_bytes, manifest_name, parse_manifest
+from stratascope.storage.object_errors import ObjectChangedError
 from stratascope.storage.objects import ObjectFacts, ObjectFolder, together
 from stratascope.storage.staging import StagedUnit
 from stratascope.storage.unit_copies import UnitCopies
@@ -60,8 +61,8 @@ class RemoteStagedUnit(StagedUnit):
                 done = replace(manifest, recorded={**manifest.recorded, ETAGS: etags})
                 try:
                     self._objects.write(name, manifest_bytes(done), only_new=True)
-                except FileExistsError:
-                    other = parse_manifest(self._objects.read(name)[0])
+                except (FileExistsError, ObjectChangedError):
+                    other = self._manifest_of_another(name)
                     if other is not None and (other.identity, other.files) == (manifest.identity, manifest.files):
                         self._keep(other, ledger)
                         return other
@@ -73,6 +74,13 @@ class RemoteStagedUnit(StagedUnit):
             f"{self.unit} in {self._objects.url} is being written by another audit with other settings, again and again: "
             "let one of them end, then audit again."
         )
+
+    def _manifest_of_another(self, name: str) -> Manifest | None:
+        """What another machine committed; None where it is whole no longer, or was taken out for the next commit."""
+        try:
+            return parse_manifest(self._objects.read(name)[0])
+        except FileNotFoundError:
+            return None
 
     def _make_groups(self) -> None:
         """The groups above the unit's own; many workers may do it at once."""
