@@ -130,3 +130,13 @@ def method_named(name: str) -> AttributionMethod:
             + did_you_mean(name, methods)
         )
     return methods[name]
+
+
+def known_methods(names: tuple[str, ...]) -> tuple[str, ...]:
+    """`names`, if each is a method's; for validators of options. Raises ValueError with the nearest names."""
+    try:
+        for name in names:
+            method_named(name)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
+    return names

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -15,7 +14,7 @@ from stratascope.storage.ledger import Row
 from stratascope.storage.probes import Probe
 from stratascope.tasks.analysis import Analysis, Findings, Metric, NamedArray, register
 from stratascope.tasks.contexts import CheckpointContext
-from stratascope.tasks.vision.attribution_methods import Explained, method_named
+from stratascope.tasks.vision.attribution_methods import Explained, known_methods
 from stratascope.tasks.vision.attribution_trust_drawing import draw
 from stratascope.tasks.vision.baselines import Baseline, baseline_of
 from stratascope.tasks.vision.chosen_samples import ImageSamples, SampleOptions, chosen_samples, sample_arrays
@@ -69,12 +68,7 @@ class AttributionTrustOptions(SampleOptions):
     @field_validator("methods")
     @classmethod
     def _methods_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        try:
-            for name in value:
-                method_named(name)
-        except ConfigurationError as error:
-            raise ValueError(str(error)) from None
-        return value
+        return known_methods(value)
 
     @field_validator("cam_methods")
     @classmethod
@@ -188,11 +182,6 @@ def _test_all(
                 findings.arrays[f"{probe.name}/{name}/{key}"] = NamedArray(
                     (DIMENSION, *dims), values.astype(np.float32), about
                 )
-
-
-def with_inputs(asked: Explained, inputs: Any) -> Explained:
-    """The same question about other pictures of the same samples."""
-    return replace(asked, inputs=inputs, shared={})
 
 
 ANALYSIS = register(

@@ -9,6 +9,7 @@ import numpy as np
 
 from stratascope.tasks.analysis import Figure
 from stratascope.tasks.contexts import View
+from stratascope.tasks.representation.drift_mosaics import class_label, probe_rows
 from stratascope.tasks.representation.pictures import (
     even_choice,
     figure_key,
@@ -114,8 +115,7 @@ def _places(view: View, probe: str, layer: str, options: Any, steps: list[int]) 
     maps = {name: np.stack([arrays[step][f"{probe}/{layer}/{name}/spatial"][rows] for step in steps]) for name in methods}  # fmt: skip
     bounds = {name: scale_bound(values) for name, values in maps.items()}
     shown = view.probes[probe]
-    places = {str(item): place for place, item in enumerate(shown.sample_id.tolist())}
-    pictures = pictures_of(shown, [places[str(identity[row])] for row in rows]) if view.show_inputs else None
+    pictures = pictures_of(shown, probe_rows(shown, identity[rows])) if view.show_inputs else None
     side = maps[methods[0]].shape[2:]
     grids = []
     for number in range(len(steps)):
@@ -163,8 +163,7 @@ def _label(probe: Any, arrays: dict[str, np.ndarray], name: str, row: int) -> st
     target = arrays.get(f"{name}/target")
     if target is None:
         return str(arrays[f"{name}/sample_id"][row])
-    number = int(target[row])
-    return probe.class_names[number] if 0 <= number < len(probe.class_names) else f"class {number}"
+    return class_label(probe, int(target[row]))
 
 
 def _spread(view: View, probe: str, layers: list[str], method: str) -> Figure:

@@ -14,7 +14,7 @@ from stratascope.storage.probes import Probe
 from stratascope.tasks.analysis import Analysis, Findings, Metric, NamedArray, register
 from stratascope.tasks.contexts import CheckpointContext
 from stratascope.tasks.representation.features import sound_patterns
-from stratascope.tasks.vision.attribution_methods import Explained, method_named
+from stratascope.tasks.vision.attribution_methods import Explained, known_methods, method_named
 from stratascope.tasks.vision.baselines import Baseline, baseline_of
 from stratascope.tasks.vision.chosen_samples import ImageSamples, SampleOptions, chosen_samples, sample_arrays
 from stratascope.tasks.vision.neuron_attribution_drawing import draw
@@ -58,12 +58,7 @@ class NeuronAttributionOptions(SampleOptions):
     @field_validator("methods")
     @classmethod
     def _methods_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        try:
-            for name in value:
-                method_named(name)
-        except ConfigurationError as error:
-            raise ValueError(str(error)) from None
-        return value
+        return known_methods(value)
 
 
 def compute(context: CheckpointContext, options: NeuronAttributionOptions) -> Findings:

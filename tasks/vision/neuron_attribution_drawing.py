@@ -9,6 +9,7 @@ import numpy as np
 
 from stratascope.tasks.analysis import Figure
 from stratascope.tasks.contexts import View
+from stratascope.tasks.representation.drift_mosaics import class_label, probe_rows
 from stratascope.tasks.representation.pictures import even_choice, figure_key, leading_probe, table_of, worded
 from stratascope.tasks.vision.attribution_methods import method_named
 from stratascope.tasks.vision.trust_marks import failed_methods, marked
@@ -66,15 +67,12 @@ class _Units:
         identity = last[f"{probe}/sample_id"]
         self.rows = list(range(min(len(identity), _MOST_SAMPLES)))
         shown = view.probes[probe]
-        places = {str(item): place for place, item in enumerate(shown.sample_id.tolist())}
-        wanted = [places[str(identity[row])] for row in self.rows]
-        found = pictures_of(shown, wanted) if view.show_inputs else None
+        found = pictures_of(shown, probe_rows(shown, identity[self.rows])) if view.show_inputs else None
         self.pictures = None if found is None else [rgb_picture(item) for item in found]
         target = last.get(f"{probe}/target")
         self.names = [
-            str(identity[row]) if target is None or int(target[row]) >= len(shown.class_names) else shown.class_names[int(target[row])]
-            for row in self.rows
-        ]  # fmt: skip
+            str(identity[row]) if target is None else class_label(shown, int(target[row])) for row in self.rows
+        ]
 
     def _key(self, channel: int, method: str) -> str:
         return f"{self.probe}/{self.layer}/{channel}/{method}/map"
