@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from stratascope.errors import ConfigurationError, did_you_mean
 from stratascope.storage.ledger import Row
 
-QUESTIONS = ("intake", "representation", "vision")
+QUESTIONS = ("intake", "representation", "sequence", "vision")
 """The folders of `tasks/` that hold analyses; one line for each new question."""
 
 Need = Literal["weights", "initial_weights", "activations", "network", "gradients", "trace", "rejected"]

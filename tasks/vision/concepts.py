@@ -16,6 +16,7 @@ from stratascope.storage.ledger import Row
 from stratascope.storage.probes import Probe
 from stratascope.tasks.analysis import Analysis, Findings, Metric, NamedArray, Options, register
 from stratascope.tasks.contexts import CheckpointContext
+from stratascope.tasks.given_samples import given_samples
 from stratascope.tasks.representation.features import chosen_rows
 from stratascope.tasks.representation.outputs import class_part
 from stratascope.tasks.vision.chosen_samples import rows_of_ids
@@ -29,7 +30,6 @@ from stratascope.tasks.vision.concept_vectors import (
     p_value,
 )
 from stratascope.tasks.vision.concepts_drawing import draw
-from stratascope.tasks.vision.given_samples import given_samples
 
 if TYPE_CHECKING:
     from stratascope.tasks.capture.layers import LayerInfo

@@ -15,9 +15,9 @@ from stratascope.storage.ledger import Row
 from stratascope.storage.probes import Probe
 from stratascope.tasks.analysis import Analysis, Findings, Metric, NamedArray, Options, register
 from stratascope.tasks.contexts import CheckpointContext
+from stratascope.tasks.given_samples import GivenSamples, given_samples, with_targets
 from stratascope.tasks.representation.features import chosen_rows
 from stratascope.tasks.representation.outputs import class_part
-from stratascope.tasks.vision.given_samples import GivenSamples, given_samples, with_targets
 from stratascope.tasks.vision.gradient_flow_drawing import QUANTILES, draw
 from stratascope.tasks.vision.gradient_noise import (
     GROUPS,

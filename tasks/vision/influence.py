@@ -14,11 +14,11 @@ from stratascope.storage.names import encode_path_part
 from stratascope.storage.probes import Probe
 from stratascope.tasks.analysis import Analysis, Findings, Metric, NamedArray, Options, register
 from stratascope.tasks.contexts import CheckpointContext
+from stratascope.tasks.given_samples import GivenSamples, given_samples, with_targets
 from stratascope.tasks.representation.features import chosen_rows
 from stratascope.tasks.representation.losses import mean_interval
 from stratascope.tasks.representation.outputs import class_part
 from stratascope.tasks.vision.chosen_samples import rows_of_ids
-from stratascope.tasks.vision.given_samples import GivenSamples, given_samples, with_targets
 from stratascope.tasks.vision.influence_drawing import draw
 from stratascope.tasks.vision.influence_scores import (
     Products,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stratascope.errors import DoesNotApply
-from stratascope.tasks.vision.given_samples import GivenSamples
+from stratascope.tasks.given_samples import GivenSamples
 from stratascope.tasks.vision.sample_gradients import (
     LossKind,
     batch_losses,

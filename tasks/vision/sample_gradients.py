@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stratascope.errors import AnalysisError, DoesNotApply, StratascopeError
+from stratascope.tasks.given_samples import GivenSamples
 from stratascope.tasks.representation.losses import IGNORED, Rows, counted_rows, losses_of
-from stratascope.tasks.vision.given_samples import GivenSamples
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 from stratascope.errors import DoesNotApply
 from stratascope.storage.probes import Probe
-from stratascope.tasks.vision.given_samples import given_samples
+from stratascope.tasks.given_samples import given_samples
 from stratascope.tasks.vision.influence_scores import (
     products_of_all,
     products_of_last_layer,

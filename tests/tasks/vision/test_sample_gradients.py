@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from stratascope.errors import AnalysisError, DoesNotApply
 from stratascope.storage.probes import Probe
+from stratascope.tasks.given_samples import given_samples, with_targets
 from stratascope.tasks.vision import sample_gradients as module
-from stratascope.tasks.vision.given_samples import given_samples, with_targets
 from stratascope.tasks.vision.sample_gradients import LossKind, sample_gradients, trained_parameters
 from tests.tasks.vision.conftest import bars, wrapped
 
