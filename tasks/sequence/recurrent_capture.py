@@ -12,11 +12,22 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from stratascope.errors import DoesNotApply
-from stratascope.tasks.sequence.recurrent_cells import GATES, CellStep, cell_of, cell_step, cell_weights, kept
+from stratascope.tasks.sequence.recurrent_cells import (
+    GATES,
+    CellStep,
+    CellWeights,
+    cell_of,
+    cell_step,
+    cell_weights,
+    kept,
+)
 from stratascope.tasks.sequence.sequence_network import SequenceNetwork
 from stratascope.tasks.sequence.unrolling import Edit, Unrolled, UnrolledLayer, tracked, unroll
 
 _NAN = float("nan")
+_OWN = {nn.LSTM.forward, nn.GRU.forward, nn.RNN.forward}
+_TRUSTED = 1e-4
+"""A layer whose first pass left no larger residual need not run itself in the passes after it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,10 @@ class RecurrentTrace:
     real: Tensor
     """bool (sample, time): the steps that the module was told to take."""
     residual: float
-    """The largest |unrolled - real output| over the largest |output|, of h, h_n and c_n; NaN where `edit` changed it."""
+    """The largest |unrolled - real output| over the largest |output|, of h, h_n and c_n; NaN where `edit` changed it. Of a
+    pass after the first one it may be that of the first."""
+    weights: CellWeights
+    """Those of this layer and direction."""
     steps: tuple[CellStep, ...] = ()
     """With `retain`, for each time step the tensors that the network's output was made of."""
 
@@ -59,7 +73,8 @@ def captured_states(
 ) -> Iterator[StateRecorder]:
     """While it lasts, each forward pass leaves the traces of all recurrent layers in the recorder.
 
-    With `retain` or `edit` the network goes on with the unrolled output instead of its own: gradients by the tensors of
+    The first pass runs the layers themselves and their unrolled form, and holds one against the other. Layers whose
+    results agree are then run unrolled only, which is what goes on through the network. With `retain` or `edit` the network goes on with the unrolled output from the start: gradients by the tensors of
     `RecurrentTrace.steps` can then be asked (with gradients enabled), and what `edit` changes has its effect. The network
     must be in evaluation mode. The hooks are always removed. Raises DoesNotApply where nothing can be watched.
     """
@@ -68,8 +83,12 @@ def captured_states(
     recorder = StateRecorder(retain, edit)
     modules = recurrent_modules(network.network)
     handles = [network.network.register_forward_pre_hook(lambda module, inputs: recorder.begin())]
+    replaced: list[nn.Module] = []
     for name, module in modules.items():
         handles.append(module.register_forward_hook(recorder.hook(name), with_kwargs=True))
+        if getattr(module.forward, "__func__", None) in _OWN:
+            module.forward = recorder.forward_of(name, module)  # type: ignore[arg-type]
+            replaced.append(module)
     fast_products = torch.backends.cudnn.allow_tf32
     try:
         # On graphics cards the library would round products to 10 bits, and differ from the unrolled ones by 1e-3.
@@ -77,6 +96,8 @@ def captured_states(
         yield recorder
     finally:
         torch.backends.cudnn.allow_tf32 = fast_products
+        for module in replaced:
+            del module.forward
         for handle in handles:
             handle.remove()
 
@@ -87,6 +108,8 @@ class StateRecorder:
     def __init__(self, retain: bool, edit: Edit | None) -> None:
         self.retain, self.edit = retain, edit
         self._sequences: dict[str, list[_Sequence]] = {}
+        self._tested: dict[str, float] = {}
+        self._trusted: dict[str, float] = {}
 
     @property
     def replaces(self) -> bool:
@@ -95,6 +118,7 @@ class StateRecorder:
     def begin(self) -> None:
         """Forget what an earlier pass left; called by itself whenever the network starts."""
         self._sequences = {}
+        self._trusted |= {name: worst for name, worst in self._tested.items() if worst <= _TRUSTED}
 
     def take(self, count: int | None = None) -> list[RecurrentTrace]:
         """The traces of the last pass, layers in the order in which they ran, and forget them.
@@ -112,6 +136,8 @@ class StateRecorder:
         """A forward hook for the module called `name`."""
 
         def on_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            if name in self._trusted:
+                return None
             given = args[0] if args else kwargs["input"]
             initial = args[1] if len(args) > 1 else kwargs.get("hx")
             if isinstance(module, nn.RNNBase):
@@ -120,33 +146,47 @@ class StateRecorder:
 
         return on_call
 
+    def forward_of(self, name: str, module: nn.RNNBase) -> Any:
+        """What stands for the `forward` of a layer called `name`: itself until it is known to agree."""
+        own = module.forward
+
+        def forward(input: Any, hx: Any = None) -> Any:
+            return self._layer_call(name, module, input, hx, None) if name in self._trusted else own(input, hx)
+
+        return forward
+
     def _layer_call(self, name: str, module: nn.RNNBase, given: Any, initial: Any, output: Any) -> Any:
+        """Unroll one call. `output` is the module's own, None where it was not run; returns what goes on in its place."""
         inputs, lengths = _samples_first(given, module.batch_first)
         single = not isinstance(given, PackedSequence) and given.ndim == 2
         start = _pair(initial, 1 if single else None)
         sequence = self._sequence_of(name, _carries_on_layer(module, lengths), start, len(inputs))
-        real_output, real_last = output
         made = unroll(
             module, inputs, lengths, start if start is None or len(start) > 1 else start[0], retain=self.retain,
             edit=self.edit, prefix=f"{name}." if name else "", first_step=sequence.time,
         )  # fmt: skip
-        last = [item for item in (made.last_hidden, made.last_state) if item is not None]
-        if self.edit is None:
-            real = [
-                _samples_first(real_output, module.batch_first)[0],
-                *(_pair(real_last, 1 if single else None) or ()),
-            ]
-            sequence.judge(_difference([made.output, *last], real, made.real))
-        else:
+        last = tuple(item for item in (made.last_hidden, made.last_state) if item is not None)
+        real_last = () if output is None else _pair(output[1], 1 if single else None) or ()
+        if self.edit is not None:
             sequence.judge(_NAN)
-        sequence.add(made, tuple(last))
-        if not self.replaces:
-            # What the module itself put out goes on, and is what the next call is given.
-            sequence.last = tuple(item.detach() for item in _pair(real_last, 1 if single else None) or ())
+        elif output is None:
+            sequence.judge(self._trusted[name])
+        else:
+            real = _samples_first(output[0], module.batch_first)[0]
+            self._judge(name, sequence, _difference([made.output, *last], [real, *real_last], made.real))
+        stays = output is not None and not self.replaces
+        # The next call is given what goes on from here: the module's own values, or these.
+        sequence.add(
+            made, [cell_weights(module, layer.suffix) for layer in made.layers], real_last if stays else last
+        )
+        if stays:
             return None
-        shaped = _shaped_as(real_output, made.output, module.batch_first)
-        ends = [item[:, 0] if single else item for item in last]
-        return shaped, (tuple(ends) if isinstance(real_last, tuple) else ends[0])
+        ends = tuple(item[:, 0] if single else item for item in last)
+        return _shaped_as(given, made.output, module.batch_first), ends if len(ends) > 1 else ends[0]
+
+    def _judge(self, name: str, sequence: _Sequence, residual: float) -> None:
+        sequence.judge(residual)
+        self._tested[name] = residual if name not in self._tested else max(residual, self._tested[name])
 
     def _cell_call(self, name: str, module: nn.Module, given: Tensor, initial: Any, output: Any) -> Any:
         single = given.ndim == 1
@@ -166,7 +206,7 @@ class StateRecorder:
         else:
             made = CellStep(*self.edit(name, sequence.time, made.hidden, made.state), made.gates)
             sequence.judge(_NAN)
-        sequence.add_step(weights.cell, made)
+        sequence.add_step(weights, made)
         going_on = [made.hidden, *([] if made.state is None else [made.state])] if self.replaces else list(real)
         sequence.last = tuple(item.detach() for item in going_on)
         if not self.replaces:
@@ -192,7 +232,8 @@ class _Sequence:
     first: tuple[Tensor, ...] | None
     """What the first call was given to start from."""
     calls: list[Unrolled] = field(default_factory=list)
-    cell: str = ""
+    weights: list[CellWeights] = field(default_factory=list)
+    """Of each layer and direction."""
     steps: list[CellStep] = field(default_factory=list)
     """Of a cell module."""
     last: tuple[Tensor, ...] = ()
@@ -209,30 +250,30 @@ class _Sequence:
         """Keep the worst of the calls' residuals; one that is not known makes the whole unknown."""
         self.residual = residual if residual != residual or residual > self.residual else self.residual
 
-    def add(self, made: Unrolled, last: tuple[Tensor, ...]) -> None:
+    def add(self, made: Unrolled, weights: list[CellWeights], last: tuple[Tensor, ...]) -> None:
         self.calls.append(made)
+        self.weights = weights
         self.last = tuple(item.detach() for item in last)
         self.whole = self.whole and bool(made.real.all())
 
-    def add_step(self, cell: str, made: CellStep) -> None:
-        self.cell = cell
+    def add_step(self, weights: CellWeights, made: CellStep) -> None:
+        self.weights = [weights]
         self.steps.append(made)
 
     def traces(self, name: str, number: str, count: int | None) -> Iterator[RecurrentTrace]:
         if self.steps:
             real = torch.ones(self.count, len(self.steps), dtype=torch.bool, device=self.steps[0].hidden.device)
             states = [step.state for step in self.steps if step.state is not None]
+            cell = self.weights[0].cell
             yield RecurrentTrace(
                 f"{name}{number}",
-                self.cell,
+                cell,
                 torch.stack([step.hidden for step in self.steps], 1)[:count],
                 torch.stack(states, 1)[:count] if states else None,
-                {
-                    gate: torch.stack([step.gates[gate] for step in self.steps], 1)[:count]
-                    for gate in GATES[self.cell]
-                },
+                {gate: torch.stack([step.gates[gate] for step in self.steps], 1)[:count] for gate in GATES[cell]},
                 real[:count],
                 self.residual,
+                self.weights[0],
                 tuple(self.steps) if self.steps[0].hidden.requires_grad else (),
             )
             return
@@ -248,6 +289,7 @@ class _Sequence:
                 {gate: _joined([part.gates[gate] for part in parts])[:count] for gate in layer.gates},
                 real[:count],
                 self.residual,
+                self.weights[place],
                 tuple(step for part in parts for step in part.steps),
             )
 
@@ -309,14 +351,14 @@ def _difference(made: list[Tensor], real: Any, mask: Tensor | None) -> float:
     return worst / size if size > 0 else worst
 
 
-def _shaped_as(real: Tensor | PackedSequence, output: Tensor, batch_first: bool) -> Tensor | PackedSequence:
-    """`output` (sample, time, hidden) in the form of the module's own."""
-    if isinstance(real, PackedSequence):
-        lengths = pad_packed_sequence(real, batch_first=True)[1]
-        if real.sorted_indices is not None:
-            output, lengths = output[real.sorted_indices], lengths[real.sorted_indices.cpu()]
+def _shaped_as(given: Tensor | PackedSequence, output: Tensor, batch_first: bool) -> Tensor | PackedSequence:
+    """`output` (sample, time, hidden) in the form in which a layer answers to `given`."""
+    if isinstance(given, PackedSequence):
+        lengths = pad_packed_sequence(given, batch_first=True)[1]
+        if given.sorted_indices is not None:
+            output, lengths = output[given.sorted_indices], lengths[given.sorted_indices.cpu()]
         data = pack_padded_sequence(output, lengths, batch_first=True).data
-        return PackedSequence(data, real.batch_sizes, real.sorted_indices, real.unsorted_indices)
-    if real.ndim == 2:
+        return PackedSequence(data, given.batch_sizes, given.sorted_indices, given.unsorted_indices)
+    if given.ndim == 2:
         return output[0]
     return output if batch_first else output.transpose(0, 1)

@@ -99,6 +99,27 @@ def test_every_way_of_calling_leaves_the_real_hidden_states(way):
 
 
 @pytest.mark.parametrize("way", CALLS)
+def test_a_later_pass_runs_unrolled_and_says_the_same(way):
+    torch.manual_seed(0)
+    layer, call = CALLS[way]
+    network = wrapped(Called(layer, call))
+    first, second = torch.randn(4, 9, 3), torch.randn(4, 9, 3)
+    with torch.no_grad():
+        wanted = network.outputs(second)
+        with captured_states(network) as recorder:
+            network.outputs(first)
+            tested = recorder.take()
+            output = network.outputs(second)
+            traces = recorder.take()
+    assert float((output - wanted).abs().max()) < 1e-6
+    assert [trace.layer for trace in traces] == [trace.layer for trace in tested]
+    assert [trace.hidden.shape for trace in traces] == [trace.hidden.shape for trace in tested]
+    if isinstance(layer, nn.RNNBase):
+        assert [trace.residual for trace in traces] == [trace.residual for trace in tested]
+    assert "forward" not in layer.__dict__
+
+
+@pytest.mark.parametrize("way", CALLS)
 def test_with_retain_the_output_stays_and_gradients_of_every_step_can_be_asked(way):
     torch.manual_seed(0)
     layer, call = CALLS[way]
