@@ -77,6 +77,12 @@ class SequenceSamples:
 
 def sequence_samples(probe: Probe, options: SequenceOptions) -> SequenceSamples:
     """The samples that `options` mean. Raises DoesNotApply where no input is a sequence, or an id is not there."""
+    rows, shown = sample_rows(probe, options)
+    return SequenceSamples(probe, given_samples(probe, rows), shown)
+
+
+def sample_rows(probe: Probe, options: SequenceOptions) -> tuple[np.ndarray, int]:
+    """int64 (sample,): the places in the probe of those samples, and how many of them, the first, are shown."""
     if not any(_is_sequence(values) for values in leaves_of(probe.inputs).values()):
         raise DoesNotApply(f"no input of probe {probe.name!r} is a sequence of tokens, time steps or image rows.")
     measured = chosen_rows(probe, options.max_samples, options.seed)
@@ -85,7 +91,7 @@ def sequence_samples(probe: Probe, options: SequenceOptions) -> SequenceSamples:
     rows = np.concatenate([named, rest]).astype(np.int64)
     if not len(rows):
         raise DoesNotApply(f"probe {probe.name!r} has no samples.")
-    return SequenceSamples(probe, given_samples(probe, rows), len(named))
+    return rows, len(named)
 
 
 def _is_sequence(values: np.ndarray) -> bool:
