@@ -127,7 +127,7 @@ def _decay(
     return worded(
         _WORDS["decay"], numbers, key=figure_key("decay", probe),
         title=f"Gradient of the loss by earlier states, probe {probe}",
-        svg=lag_curves(curves, BACK, "gradient norm", logarithmic=True, height=3.6 + 0.1 * len(curves)), run=view.run, probe=probe,
+        svg=lag_curves(curves, BACK, "gradient norm", logarithmic=True), run=view.run, probe=probe,
         headline=leads, table=table,
     )  # fmt: skip
 
@@ -207,7 +207,7 @@ def _samples(view: View, probe: str, filed: Filed, layer: str, state: str) -> It
         numbers = {
             "sample": sample, "loss": "the loss" if whole else f"the loss at token {last}", "state": STATES[state], "layer": layer,
             "step": plain_step(filed.step), "shown": len(known), "real": int(np.isfinite(line).sum()),
-            "distance": len(bars) - 1 - far, "share": rest[far] / max(bars),
+            "distance": counted(len(bars) - 1 - far, "step"), "share": rest[far] / max(bars),
         }  # fmt: skip
         yield worded(
             _WORDS["sample"], numbers, key=figure_key("sample", probe, layer, sample),

@@ -22,7 +22,7 @@ WORDS: dict[str, dict[str, str]] = {
     "sample": {
         "shows": "Sample {sample}: norm of the gradient of {loss} by the {state} of {layer} when each of these tokens had just been read, at step {step}.",
         "reading": "A high bar is a moment in the text at which a small change of the state would move this loss most. The bar of the loss step itself has another colour: its state feeds the prediction directly.",
-        "caution": "{shown} of the {real} tokens are drawn; the highest bar but the last stands {distance} steps before the end, at {share:.0%} of the highest. One sample is an anecdote.",
+        "caution": "{shown} of the {real} tokens are drawn; the highest bar but the last stands {distance} before the end, at {share:.0%} of the highest. One sample is an anecdote.",
         "audience": "For those who want to see the numbers on a text or series that they know.",
         "practitioner": "If the bars fall off within a word or two, the network predicts from spelling; if some far back stand out, look at what stands there.",
         "researcher": "A gradient is local: gates that are saturated hide dependencies that an erased past would show. Hold it against the forgetting experiments.",

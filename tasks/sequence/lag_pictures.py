@@ -37,7 +37,7 @@ def lag_curves(
     logarithmic: bool = False,
     ratios: bool = False,
     level: tuple[float, str] | None = None,
-    height: float = 3.3,
+    height: float = 2.9,
     columns: int = 2,
 ) -> str:
     """Named curves over the lag, as SVG, their names above. `ratios` spaces the lags, from 1 on, by their ratios.
@@ -47,7 +47,9 @@ def lag_curves(
     """
     from stratascope.tasks.report.style import COLOURS, new_axes, to_svg
 
-    figure, axes = new_axes(height=height)
+    # Their names need room above the axes.
+    wide = max((len(name) for name in curves), default=0) <= 24
+    figure, axes = new_axes(height=height + 0.2 * -(-len(curves) // (columns if wide else 1)))
     top = max((float(np.nanmax(curve.values)) for curve in curves.values() if np.isfinite(curve.values).any()), default=1.0)  # fmt: skip
     for place, (name, curve) in enumerate(curves.items()):
         colour = COLOURS[(place if curve.colour is None else curve.colour) % len(COLOURS)]
@@ -94,6 +96,8 @@ def _name(axes: Any, lag_label: str, label: str, columns: int) -> None:
 
     axes.set_xlabel(lag_label)
     axes.set_ylabel(label)
+    longest = max((len(text) for text in axes.get_legend_handles_labels()[1]), default=0)
+    columns = columns if longest <= 24 else 1
     axes.legend(
         loc="lower left", bbox_to_anchor=(0.0, 1.0), frameon=False, fontsize=9.5, labelcolor=INK, ncols=columns,
         handlelength=2.2, columnspacing=1.6,
