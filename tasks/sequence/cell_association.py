@@ -113,21 +113,27 @@ class AssociationSums:
         return found.numpy()
 
 
-def pairing_p_value(states: np.ndarray, features: np.ndarray, rounds: int, seed: int) -> float:
-    """Two-sided p of ⟨s_i, f_i⟩ summed over samples, from `rounds` random pairings; never 0 (Phipson and Smyth 2010).
+def pairing_p_values(states: np.ndarray, features: np.ndarray, rounds: int, seed: int) -> np.ndarray:
+    """Two-sided p (test,) of ⟨s_i, f_i⟩ summed over samples, from `rounds` random pairings; never 0 (Phipson and Smyth 2010).
 
-    `states` and `features` (sample, time), zero where they do not count. 1 where pairing changes nothing.
+    `states` and `features` (sample, time, test), zero where they do not count. 1 where pairing changes nothing.
     """
-    products = states.astype(np.float64) @ features.astype(np.float64).T
-    products = products - products.mean(0) - products.mean(1)[:, None] + products.mean()
-    found = abs(float(np.trace(products)))
-    if np.abs(products).max(initial=0.0) <= 1e-9 * max(float(np.abs(states).max(initial=0.0)), 1e-30):
-        return 1.0
-    beyond = 0
-    rows = np.arange(len(products))
-    for orders in pairings(len(products), rounds, seed):
-        beyond += int((np.abs(products[rows, orders].sum(1)) >= found * (1 - 1e-12)).sum())
-    return (1 + beyond) / (1 + rounds)
+    samples, tests = len(states), states.shape[2]
+    products = np.einsum("itk,jtk->kij", states.astype(np.float64), features.astype(np.float64), optimize=True)
+    products -= (
+        products.mean(1, keepdims=True) + products.mean(2, keepdims=True) - products.mean((1, 2), keepdims=True)
+    )
+    found = np.abs(np.trace(products, axis1=1, axis2=2))
+    sizes = np.sqrt((states.astype(np.float64) ** 2).sum((0, 1)) * (features.astype(np.float64) ** 2).sum((0, 1)))
+    fixed = np.abs(products).max((1, 2), initial=0.0) <= 1e-9 * np.maximum(sizes, 1e-30)
+    beyond = np.zeros(tests, np.int64)
+    start = np.arange(samples) * samples
+    flat = products.reshape(tests, -1)
+    for orders in pairings(samples, rounds, seed):
+        places = orders + start
+        for test in np.flatnonzero(~fixed):
+            beyond[test] += int((np.abs(flat[test].take(places).sum(1)) >= found[test] * (1 - 1e-12)).sum())
+    return np.where(fixed, 1.0, (1 + beyond) / (1 + rounds))
 
 
 def pairings(samples: int, rounds: int, seed: int) -> Iterator[np.ndarray]:
