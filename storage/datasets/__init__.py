@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stratascope.errors import ConfigurationError, ProbeError, did_you_mean
-from stratascope.storage.datasets import cifar, digits, files, idx, parallel_text, sequences
+from stratascope.storage.datasets import cifar, dates, digits, files, idx, parallel_text, sequences, token_tasks
 from stratascope.storage.datasets.dataset import Dataset
 from stratascope.storage.remote_paths import kept_copy, path_of
 
@@ -82,6 +82,57 @@ class ParallelTextOptions(Options):
     minimum_count: int = Field(default=2, ge=1)
     length: int = Field(default=32, ge=2)
     """Tokens to a sentence, its end mark included."""
+
+
+class MadeUpOptions(Options):
+    """Of samples that are made up: so many of them; `seed` decides which."""
+
+    count: int = Field(default=1000, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+
+class DatesOptions(MadeUpOptions):
+    """Days between the first and the last of `years`; a tenth of them are the test split's."""
+
+    years: tuple[int, int] = (1000, 2999)
+
+    @model_validator(mode="after")
+    def _years_have_four_digits(self) -> Self:
+        if not 1000 <= self.years[0] <= self.years[1] <= 9999:
+            raise ValueError("`years` are the first and the last one, from 1000 to 9999")
+        return self
+
+
+class RepeatedTokensOptions(MadeUpOptions):
+    """A block of so many random `tokens` as is drawn from `period` (least and most), twice, at the end of `length`."""
+
+    tokens: int = Field(default=60, ge=2)
+    period: tuple[int, int] = (8, 20)
+    length: int = Field(default=41, ge=3)
+    """Places in all: a begin mark, random tokens, the block, the block again."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        least, most = self.period
+        if not 1 <= least <= most <= (self.length - 1) // 2:
+            raise ValueError("`period` is the least and the most, and `length` at least 1 + twice the most")
+        if self.tokens < self.length - 1 - least:
+            raise ValueError("`tokens` must be at least `length` − 1 − the least `period`: none may stand twice")
+        return self
+
+
+class DelayedRecallOptions(MadeUpOptions):
+    """One of `symbols` to be kept over `length` places, past tokens that say nothing."""
+
+    length: int = Field(default=100, ge=2)
+    symbols: int = Field(default=8, ge=2)
+    distractors: int = Field(default=8, ge=1)
+
+
+class AddingProblemOptions(MadeUpOptions):
+    """Two of `length` numbers are to be added."""
+
+    length: int = Field(default=100, ge=2)
 
 
 @dataclass(frozen=True)
@@ -172,6 +223,17 @@ def _multi30k_files(split: str, folder: Path, options: ParallelTextOptions) -> l
     return parallel_text.source_files(folder / "text" / "multi30k", split, (options.source, options.target))
 
 
+def _made_up(
+    load: Callable[..., Dataset], files: Callable[[], list[Path]], options: type[MadeUpOptions]
+) -> Source:
+    """A data set that `load` makes of the split and the options; it depends on the module that makes it."""
+    return Source(
+        lambda split, folder, given: load(split, **given.model_dump()),
+        lambda split, folder, given: files(),
+        options=options,
+    )
+
+
 def _place(split: str, folder: Path, options: Any) -> Any:
     return path_of(options.path.replace(_SPLIT, split), folder)
 
@@ -211,6 +273,12 @@ SOURCES: dict[str, Source] = {
     "tiny_shakespeare": Source(_shakespeare, _one("text", "tinyshakespeare.txt"), _ALL, ShakespeareOptions),
     "multi30k": Source(_multi30k, _multi30k_files, tuple(parallel_text.SPLITS), ParallelTextOptions),
     "metr_la_week": Source(_traffic, _one("traffic-los", "los_speed.csv"), _ALL, TrafficOptions),
+    "dates": _made_up(dates.load, dates.source_files, DatesOptions),
+    "repeated_tokens": _made_up(
+        token_tasks.repeated_tokens, token_tasks.source_files, RepeatedTokensOptions
+    ),
+    "delayed_recall": _made_up(token_tasks.delayed_recall, token_tasks.source_files, DelayedRecallOptions),
+    "adding_problem": _made_up(token_tasks.adding_problem, token_tasks.source_files, AddingProblemOptions),
     "image_folder": Source(_image_folder, _given, (), ImageFolderOptions),
     "npz": Source(_npz, _given, (), ArraysOptions),
     "zarr": Source(_zarr, _given, (), ArraysOptions),

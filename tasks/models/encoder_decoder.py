@@ -45,7 +45,7 @@ class AttentionEncoderDecoder(nn.Module):
 
     def __init__(
         self, source: int, target: int, embedding: int, width: int, cell: Literal["gru", "lstm"], padding_index: int,
-        start_index: int, dropout: float,
+        start_index: int | None, dropout: float,
     ) -> None:  # fmt: skip
         super().__init__()
         self.source_embedding = nn.Embedding(source, embedding, padding_idx=padding_index)
@@ -63,7 +63,9 @@ class AttentionEncoderDecoder(nn.Module):
         """A mapping with `source` and `target`, or the two: codes int64 (sample, token) each.
 
         Returns scores (sample, target token, vocabulary). Teacher forcing: token i of the target is predicted from
-        the true tokens before it, so it may be the network's input and its label at once. Padding stands at the end.
+        the true tokens before it, so it may be the network's input and its label at once. Without a `start_index`
+        the target begins with a mark of its own and is read as it is: place i then predicts what follows token i.
+        Padding stands at the end.
         """
         if isinstance(inputs, Tensor):
             if target is None:
@@ -73,11 +75,17 @@ class AttentionEncoderDecoder(nn.Module):
             source, target = inputs["source"], inputs["target"]
         padding = source == self._padding_index
         keys, start = self._encoded(source, padding)
-        first = torch.full_like(target[:, :1], self._start_index)
-        states, _ = self.decoder(self.target_embedding(torch.cat((first, target[:, :-1]), 1)), start)
+        states, _ = self.decoder(self.target_embedding(self._shown(target)), start)
         contexts, _ = self.attention(states, keys, padding)
         combined = torch.tanh(self.combine(torch.cat((states, contexts), -1)))
         return self.head(self.dropout(combined))
+
+    def _shown(self, target: Tensor) -> Tensor:
+        """What the decoder reads at each place (sample, target token)."""
+        if self._start_index is None:
+            return target
+        first = torch.full_like(target[:, :1], self._start_index)
+        return torch.cat((first, target[:, :-1]), 1)
 
     def _encoded(self, source: Tensor, padding: Tensor) -> tuple[Tensor, Any]:
         """States of all source tokens (sample, token, 2 · width) and the decoder's initial state."""
@@ -99,8 +107,11 @@ def attention_encoder_decoder(
     width: int = 64,
     cell: Literal["gru", "lstm"] = "gru",
     padding_index: int = 0,
-    start_index: int = 1,
+    start_index: int | None = 1,
     dropout: float = 0.0,
 ) -> AttentionEncoderDecoder:
-    """An encoder and decoder with additive attention between vocabularies of `source` and `target` codes."""
+    """An encoder and decoder with additive attention between vocabularies of `source` and `target` codes.
+
+    `start_index` is put before the target, which moves by one place; None for targets that begin with a mark already.
+    """
     return AttentionEncoderDecoder(source, target, embedding, width, cell, padding_index, start_index, dropout)
