@@ -122,6 +122,8 @@ class Analysis:
     """Best a generator: each figure is written before the next one is drawn."""
     needs: frozenset[Need] = frozenset()
     request: Callable[[Any], CaptureRequest] = lambda options: CaptureRequest()
+    foretell: Callable[[Any, Any, Any], str] | None = None
+    """(an `ImageNetwork`, a probe, options) → what it files of one checkpoint where that may be much, as a dry run says it."""
     builds_on: tuple[str, ...] = ()
     """Checkpoint analyses whose arrays a series or cohort analysis reads; they run wherever it does."""
     keeps_reference: bool = False

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stratascope.errors import StratascopeError
+from stratascope.errors import DoesNotApply, StratascopeError
 from stratascope.storage.model_spec import ModelSpec
 from stratascope.storage.probes import Probe, read_probe
 from stratascope.storage.store import Store
-from stratascope.tasks.analysis import CaptureRequest
+from stratascope.tasks.analysis import CaptureRequest, Options, named
 from stratascope.tasks.capture.spec import CaptureSpec
 from stratascope.tasks.device import device_of
 
@@ -131,6 +131,26 @@ def _kept_values(reduction: str, layer: LayerInfo, spec: CaptureSpec) -> int:
     if reduction in ("full", "flat") or len(layer.shape) < 2 or layer.unit_axis is None:
         return layer.values_per_sample
     return layer.shape[layer.unit_axis]
+
+
+def foretold(
+    loaded: LoadedNetwork, model: ModelSpec, folder: Path, probes: Sequence[Probe], analyses: Mapping[str, Options]
+) -> list[str]:
+    """What analyses file beyond what is captured, where they can tell; why an analysis does not apply."""
+    from stratascope.tasks.vision.image_network import ImageNetwork
+
+    network = ImageNetwork(loaded.module, model, folder, loaded.traits.fixed_batch_size, loaded.traits.hookable)
+    found = []
+    for name, options in analyses.items():
+        foretell = named(name).foretell
+        for probe in probes if foretell is not None else ():
+            assert foretell is not None
+            try:
+                said = foretell(network, probe, options)
+            except DoesNotApply as reason:
+                said = f"does not apply: {reason}"
+            found.append(f"{name}, probe {probe.name}: {said}")
+    return found
 
 
 def network_of(source: RunSource, files: Sequence[CheckpointFile], folder: Path) -> LoadedNetwork:

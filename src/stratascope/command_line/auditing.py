@@ -190,7 +190,7 @@ def previews_of(
     """What one checkpoint of each run would keep. Raises ConfigurationError, CaptureError, ProbeError."""
     from stratascope.flows.plan import requests_of
     from stratascope.storage.probes import build_probe
-    from stratascope.tasks.preview import network_of, preview
+    from stratascope.tasks.preview import foretold, network_of, preview
 
     probes = [build_probe(name, spec, found.folder) for name, spec in found.config.probes.items()]
     chosen = found.config.layers if patterns == "configured" else patterns
@@ -200,6 +200,7 @@ def previews_of(
         shown[source.name] = preview(
             network, source.model, found.folder, probes, chosen, requests_of(found), found.config.capture
         )
+        shown[source.name].warnings += foretold(network, source.model, found.folder, probes, found.config.analyses)
     return shown
 
 
