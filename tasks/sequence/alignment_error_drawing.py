@@ -14,6 +14,7 @@ from stratascope.storage.names import step_directory
 from stratascope.tasks.analysis import Figure
 from stratascope.tasks.report.text import plain_step
 from stratascope.tasks.representation.pictures import even_choice, figure_key, leading_probe, table_of, worded
+from stratascope.tasks.sequence.importance_note import importance_note
 from stratascope.tasks.sequence.sequence_samples import names_of, token_words
 from stratascope.tasks.vision.chosen_samples import rows_of_ids
 
@@ -50,17 +51,20 @@ class _Best:
     layer: str
     part: str
     accuracy: float
+    alone: bool
+    """Whether its layer has no other head."""
 
     @property
     def title(self) -> str:
-        return _line(self.layer, self.part)
+        return self.layer if self.alone else _line(self.layer, self.part)
 
 
 def _best(rows: pd.DataFrame) -> _Best:
     heads = rows[rows["part"].str.startswith("head=")]
     newest = heads[heads["step"] == heads["step"].max()]
     top = newest.loc[newest["value"].idxmax()]
-    return _Best(top["layer"], top["part"], float(top["value"]))
+    alone = int((newest["layer"] == top["layer"]).sum()) == 1
+    return _Best(top["layer"], top["part"], float(top["value"]), alone)
 
 
 def _line(layer: str, part: str) -> str:
@@ -82,6 +86,9 @@ def _curves(view: View, probe: str, rows: pd.DataFrame, best: _Best, leads: bool
     name = "weight on the reference"
     series[name], bands[name] = (list(mass["step"]), list(mass["value"])), (list(mass["low"]), list(mass["high"]))
     chance = rows[rows["part"] == "null=uniform"]
+    known = {
+        (row.layer, int(row.part[5:])): float(row.value) for row in newest.itertuples() if row.part[5:].isdigit()
+    }
     level = float(chance["value"].iloc[-1])
     first = heads[(heads["layer"] == best.layer) & (heads["part"] == best.part)].iloc[0]
     last = newest.iloc[0]
@@ -90,7 +97,7 @@ def _curves(view: View, probe: str, rows: pd.DataFrame, best: _Best, leads: bool
         "best": best.title, "accuracy": best.accuracy, "low": last["low"], "high": last["high"], "n": int(last["n"]),
         "samples": last["convention"], "step": plain_step(int(last["step"])), "chance": level, "start": first["value"],
         "first": plain_step(int(first["step"])), "error": float(error["value"]), "lines": min(len(newest), _MOST_LINES),
-        "heads": len(newest), "mass": float(mass["value"].iloc[-1]),
+        "heads": len(newest), "mass": float(mass["value"].iloc[-1]), "importance": importance_note(view, probe, known),
     }  # fmt: skip
     return worded(
         WORDS["curves"], numbers, key=figure_key("alignment", probe), run=view.run, probe=probe, headline=leads,
@@ -253,8 +260,8 @@ def _moving(samples: list[_Sample], steps: list[int]) -> tuple[tuple[int, str], 
         size = min(9.5, 420 / max(1, len(sample.sources)))
         axes.set_yticks(range(len(sample.targets)), [_visible(word) for word in sample.targets], fontsize=9)
         axes.set_xticks(range(len(sample.sources)), [_visible(word) for word in sample.sources], fontsize=size)
-        if max(map(len, sample.sources)) > 3:
-            axes.tick_params(axis="x", rotation=90)
+        for name, word in zip(axes.get_xticklabels(), sample.sources, strict=True):
+            name.set_rotation(90 if len(word) > 2 else 0)
         axes.set_ylabel("target")
         for query, low, high in sample.spans:
             box = Rectangle((low - 0.5, query - 0.5), high - low + 1, 1, fill=False, edgecolor=COLOURS[4], linewidth=1.3)  # fmt: skip
@@ -283,7 +290,7 @@ WORDS: dict[str, dict[str, str]] = {
     "curves": {
         "shows": "How often the strongest source place of a target token is the right one, over the training, by head, and how much weight of the best head lies on the right places.",
         "reading": "A line that leaves the dashed one has begun to look where the token comes from. Weight may stay below the share that is right: a head can point well and still spread.",
-        "caution": "{best} is right for {accuracy:.3f} of {n} target tokens ({samples}, 95 % interval {low:.3f} to {high:.3f}) at step {step}, and was for {start:.3f} at step {first}; chance is {chance:.3f}. Its alignment error rate is {error:.3f}, the weight on the reference {mass:.3f}. {lines} of {heads} lines are drawn. A head that is right need not be what the answer depends on.",
+        "caution": "{best} is right for {accuracy:.3f} of {n} target tokens ({samples}, 95 % interval {low:.3f} to {high:.3f}) at step {step}, and was for {start:.3f} at step {first}; chance is {chance:.3f}. Its alignment error rate is {error:.3f}, the weight on the reference {mass:.3f}. {lines} of {heads} lines are drawn. {importance}",
         "audience": "For everyone who asks whether attention can be read as an alignment here.",
         "practitioner": "Above 0.9, weights may serve to point users at the source of an answer; near chance they must not.",
         "researcher": "Argmax over real source places, teacher forced; a query is the step that says the token, so a network that attends one step early or late counts as wrong throughout.",

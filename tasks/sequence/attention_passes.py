@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stratascope.errors import DoesNotApply
 from stratascope.tasks.sequence.sequence_samples import SequenceOptions, SequenceSamples
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from stratascope.tasks.sequence.attention_calls import AttentionCall
     from stratascope.tasks.sequence.attention_scores import MaskedAttention
     from stratascope.tasks.sequence.sequence_network import SequenceNetwork
@@ -32,7 +35,7 @@ def attention_passes(
     """
     import torch
 
-    from stratascope.tasks.sequence.attention_axes import of_samples, real_tokens, spec_with_axes
+    from stratascope.tasks.sequence.attention_axes import spec_with_axes
     from stratascope.tasks.sequence.attention_calls import AttentionSpec, captured_attention
     from stratascope.tasks.sequence.attention_scores import masked_attention
 
@@ -45,8 +48,35 @@ def attention_passes(
             for call in recorder.take():
                 call = of_samples(call, rows.stop - rows.start, network.fixed_batch_size)
                 queries = real_tokens(samples, call.query_input, rows, call.weights.shape[2])
-                keys = real_tokens(samples, call.key_input, rows, call.weights.shape[3])
+                keys = real_tokens(samples, call.key_input, rows, call.weights.shape[3] - call.added_keys)
+                if keys is not None and call.added_keys:
+                    keys = torch.nn.functional.pad(keys, (0, call.added_keys), value=True)
                 found.append((call, masked_attention(call.weights, queries, keys, call.allowed)))
             if not found:
                 raise DoesNotApply("the network has no attention that could be found; name what returns its weights with `modules`, or what computes them inside with `softmax`.")  # fmt: skip
             yield rows, found
+
+
+def of_samples(call: AttentionCall, count: int, fixed: int | None) -> AttentionCall:
+    """`call` with the weights of the samples alone. Raises DoesNotApply where its first axis is not that of the samples."""
+    found = len(call.weights)
+    if found == count:
+        return call
+    if fixed is not None and found == fixed:
+        return replace(
+            call, weights=call.weights[:count], allowed=None if call.allowed is None else call.allowed[:count]
+        )
+    raise DoesNotApply(
+        f"{call.layer!r} has weights of {found} rows for {count} samples: its first axis is not that of the samples "
+        "(time steps or windows folded into it, or `batch_first` forgotten)."
+    )
+
+
+def real_tokens(samples: SequenceSamples, name: str | None, rows: slice, count: int) -> Tensor | None:
+    """bool (sample, token) of input `name`; None where all of them are real, or it has not that many."""
+    import torch
+
+    if name is None or name not in samples.probe.masks:
+        return None
+    real = samples.real(name)[rows]
+    return torch.from_numpy(real) if real.shape[1] == count else None
