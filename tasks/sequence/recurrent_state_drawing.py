@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from typing import Any
+
 from stratascope.tasks.analysis import Figure
 from stratascope.tasks.contexts import View
 

@@ -1,0 +1,56 @@
+"""The sentence that stands with every figure of attention weights: a weight is not importance, and what this run's ablation says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from stratascope.tasks.contexts import View
+
+FILED_BY = "head_importance"
+METRIC = "head_importance_ablation"
+
+
+def ablation_effects(view: View, probe: str) -> dict[tuple[str, int], float]:
+    """What the loss loses by each head at the last checkpoint of this run where heads were ablated, by (layer, head)."""
+    units = [
+        unit
+        for unit in view.store.units()
+        if unit.scope == "checkpoint"
+        and unit.analysis == FILED_BY
+        and unit.run == view.run
+        and unit.step in view.steps
+    ]
+    if not units:
+        return {}
+    last = max(unit.step for unit in units)
+    rows = view.store.rows([unit for unit in units if unit.step == last])
+    rows = rows[(rows["metric"] == METRIC) & (rows["probe"] == probe) & (rows["status"] == "ok")]
+    rows = rows[rows["part"].str.fullmatch(r"head=\d+")]
+    return {
+        (layer, int(part.removeprefix("head="))): float(value)
+        for layer, part, value in zip(rows["layer"], rows["part"], rows["value"], strict=True)
+    }
+
+
+def importance_note(view: View, probe: str, scores: Mapping[tuple[str, int], float]) -> str:
+    """One or two sentences; with Spearman's correlation of `scores` and what ablation says, where there are three heads or more."""
+    effects = ablation_effects(view, probe)
+    both = [head for head in scores if head in effects and np.isfinite(scores[head])]
+    if not effects or not both:
+        return "A weight says where a head looks, not whether the answer depends on it, which was not measured in this run."
+    layer, head = max(both, key=lambda one: effects[one])
+    said = f"taking away one head raises the loss by at most {effects[layer, head]:.3g} (head {head} of {layer})"
+    told = f"A weight says where a head looks, not whether the answer depends on it: {said}."
+    if len(both) < 3:
+        return told
+    from scipy.stats import spearmanr
+
+    first, second = [scores[one] for one in both], [effects[one] for one in both]
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return told
+    order = float(spearmanr(first, second).statistic)
+    return f"{told} Over {len(both)} heads the rank correlation of the score with that is {order:.2f}."
