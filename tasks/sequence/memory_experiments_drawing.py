@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _PASTS = {"none": "nothing before", "other": "another sample before", "shuffled": "shuffled past before"}
 _ERASED = {"both": "all states erased", "cell": "cell states erased", "hidden": "hidden states erased"}
 _IMPULSES = {"state": "state pushed", "input": "token replaced"}
+_PUSHED = {"state": "push", "input": "token"}
 _SINCE = "steps read since"
 _LAYERS = 4
 _COLUMNS = ("step", "probe", "layer", "part", "value", "low", "high", "n", "status", "reason")
@@ -97,7 +98,10 @@ def _context(filed: _Newest, rows: pd.DataFrame, leads: bool) -> Iterator[Figure
         gain = f"Nine tenths of that gain need {length['value'].iloc[0]:.3g} tokens ({_PASTS[lead]} them)."
     else:
         gain = f"Even {about[lead]['contexts'][-1]} tokens do not give nine tenths of that gain."
-    numbers = {"n": f"{about[first]['samples']:,}", "one": mean[0], "whole": mean[-1], "gain": gain}
+    numbers = {
+        "n": f"{about[first]['samples']:,}", "one": filed.curves[found[lead]][0, 0], "whole": mean[-1], "gain": gain,
+        "lead": _PASTS[lead],
+    }  # fmt: skip
     svg = lag_curves(curves, "own tokens left", "loss", ratios=True, level=(float(mean[-1]), "whole past"))
     yield filed.figure("context", numbers, "What the context is worth", svg, curves, headline=leads)
 
@@ -190,13 +194,13 @@ def _course(view: View, probe: str, rows: pd.DataFrame) -> Iterator[Figure]:
 
     past = rows["part"].str.extract(r"past=([a-z]+);share=0\.9")[0]
     lived = rows["part"].str.extract(r"impulse=([a-z]+);watched=state")[0]
-    names = past.map({name: f"90 % of the gain, {title}" for name, title in _PASTS.items()}, na_action="ignore")
-    titles = [f"half-life, {layer}, {_IMPULSES[kind]}" if isinstance(kind, str) else None for layer, kind in zip(rows["layer"], lived, strict=True)]  # fmt: skip
+    names = past.map({"none": "context, no past", "other": "context, other past", "shuffled": "context, shuffled past"}, na_action="ignore")
+    titles = [f"{_PUSHED[kind]}, {layer}" if isinstance(kind, str) else None for layer, kind in zip(rows["layer"], lived, strict=True)]  # fmt: skip
     rows = rows.assign(title=names.where(names.notna(), titles))
     chosen = rows[rows["title"].notna() & rows["metric"].isin(["context_gain_length", "impulse_half_life"])].sort_values("step")  # fmt: skip
     if not len(chosen):
         return
-    order = sorted(chosen["title"].unique(), key=lambda name: (name.startswith("half"), name))[:8]
+    order = sorted(chosen["title"].unique(), key=lambda name: (not name.startswith("context"), name))[:8]
     series, bands = lines_by(chosen, "title", order)
     newest = chosen[chosen["step"] == chosen["step"].max()]
     bound = chosen[chosen["status"] == "vacuous"]

@@ -6,7 +6,7 @@ WORDS: dict[str, dict[str, str]] = {
     "context": {
         "shows": "Loss at a token when only the last so many tokens are the sample's own, at step {step}: before them nothing, another sample's tokens, or the sample's own in random order. Mean over {n} samples, pale bands are 95 % bootstrap intervals; the dashed line is the loss with the whole past.",
         "reading": "Where a curve comes down to the dashed line, the network has got all it takes from the past. Where the shuffled past lies below the foreign one, it takes from far back which tokens there were, not their order.",
-        "caution": "The last token alone costs {one:.3g}, the whole past {whole:.3g}. {gain} With nothing before it the network starts from zeros, which it may rarely have seen in training at such places: hold that curve against the others.",
+        "caution": "The last token alone costs {one:.3g} ({lead} it), the whole past {whole:.3g}. {gain} With nothing before it the network starts from zeros, which it may rarely have seen in training at such places: hold that curve against the others.",
         "audience": "For those who ask how much context a model uses.",
         "practitioner": "A context beyond the point where the curve is flat costs time and gains nothing. If it is not flat at its end, train and serve on longer sequences.",
         "researcher": "This is a causal experiment on the inputs, gradients play no part; it measures use, not storage. A past that is redundant counts as unused once its copy lies within the context.",
@@ -36,7 +36,7 @@ WORDS: dict[str, dict[str, str]] = {
         "researcher": "The excess mixes what is forgotten with the shock of an unusual state; the context curve with another sample's past has the first without the second.",
     },
     "course": {
-        "shows": "Over the training: shortest context that gives nine tenths of what the whole past gains (by what stands before it), and half-lives of disturbances of the states.",
+        "shows": "Over the training, in steps: the shortest context that gives nine tenths of what the whole past gains, by what stands before it (`context`), and the half-life of the state after a push of it (`push`) and after a token was replaced (`token`), by layer.",
         "reading": "Curves that rise are memory that grows with training. A context length without the half-lives rising is better use of the same memory.",
         "caution": "At step {step}: {numbers} {bounds}",
         "audience": "For those who ask when in training memory comes to be.",

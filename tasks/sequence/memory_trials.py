@@ -78,7 +78,10 @@ class Trials:
                 after = reading(self._network, part, None, pushed_state(layer.partition("#")[0], struck, pushes))
                 found.append(echo(before, after, struck, part, self._task, lags))
             states = lag_mean(np.stack([item.state[layer] for item in found])) / lengths[:, None]
-            self._file(gathered, "state", layer, states, lag_mean(np.stack([item.output for item in found])), part)
+            answers = lag_mean(np.stack([item.output for item in found]))
+            if trace.state is not None:
+                answers[:, 0] = np.nan  # c_t was pushed, and the answer at that step is made of h_t
+            self._file(gathered, "state", layer, states, answers, part)
         if isinstance(others, np.ndarray):
             self._input_impulse(before, part, others, places, lags, gathered)
 
