@@ -194,7 +194,10 @@ def _course(view: View, probe: str, rows: pd.DataFrame) -> Iterator[Figure]:
 
     past = rows["part"].str.extract(r"past=([a-z]+);share=0\.9")[0]
     lived = rows["part"].str.extract(r"impulse=([a-z]+);watched=state")[0]
-    names = past.map({"none": "context, no past", "other": "context, other past", "shuffled": "context, shuffled past"}, na_action="ignore")
+    names = past.map(
+        {"none": "context, no past", "other": "context, other past", "shuffled": "context, shuffled past"},
+        na_action="ignore",
+    )
     titles = [f"{_PUSHED[kind]}, {layer}" if isinstance(kind, str) else None for layer, kind in zip(rows["layer"], lived, strict=True)]  # fmt: skip
     rows = rows.assign(title=names.where(names.notna(), titles))
     chosen = rows[rows["title"].notna() & rows["metric"].isin(["context_gain_length", "impulse_half_life"])].sort_values("step")  # fmt: skip
