@@ -16,9 +16,9 @@ from stratascope.tasks.report.svg import COLOURS
 from stratascope.tasks.report.text import visible
 
 ABOVE, BELOW, STRIP = (f"var(--c{COLOURS[place][1:].lower()})" for place in (0, 4, 2))
-COLUMNS = 56
+COLUMNS = 64
 """So many characters stand in a line at most."""
-_CELL, _LINE, _LETTER, _SMALL = 8.2, 25, 12, 10.5
+_CELL, _LINE, _LETTER, _SMALL = 7.8, 25, 12, 10.5
 _LEGEND = 28
 _BLANK = {"\n": "↵", " ": "", "\t": "→"}
 
@@ -42,7 +42,7 @@ def text_lines(words: Sequence[str], columns: int = COLUMNS) -> list[list[tuple[
     column = 0
     for number, word in enumerate(words):
         width = max(1, min(len(word), columns))
-        if column and column + width > columns:
+        if column and column + width > columns and word != "\n":
             lines.append([])
             column = 0
         lines[-1].append((number, column, width))
@@ -69,7 +69,7 @@ def coloured_text(
             body += _line(piece, line, top)
             top += _LINE
         top += 6
-    width = columns * _CELL + 4
+    width = (columns + 1) * _CELL + 4
     return f'<svg viewBox="0 0 {width:.0f} {top:.0f}" style="--w:{width:.0f}">{"".join(body)}</svg>'
 
 
@@ -136,6 +136,5 @@ def _legend(legend: str, strip_label: str, columns: int, signed: bool) -> Iterat
     yield _text(end * _CELL, 15, f"1   {legend}", _SMALL)
     if strip_label:
         yield _text(columns * _CELL, 15, strip_label, _SMALL, "text-anchor:end")
-        yield _bar(
-            columns - 0.72 * len(strip_label) - 2.2, columns - 0.72 * len(strip_label) - 0.7, 9, 6, f"fill:{STRIP}"
-        )
+        left = columns - (5.7 * len(strip_label) + 18) / _CELL
+        yield _bar(left, left + 1.6, 8, 6, f"fill:{STRIP}")
