@@ -69,8 +69,8 @@ def coloured_text(
             body += _line(piece, line, top)
             top += _LINE
         top += 6
-    width = (columns + 1) * _CELL + 4
-    return f'<svg viewBox="0 0 {width:.0f} {top:.0f}" style="--w:{width:.0f}">{"".join(body)}</svg>'
+    width = (columns + 1) * _CELL + 8
+    return f'<svg viewBox="-5 0 {width:.0f} {top:.0f}" style="--w:{width:.0f}">{"".join(body)}</svg>'
 
 
 def _line(piece: TextPiece, line: list[tuple[int, int, int]], top: float) -> Iterator[str]:

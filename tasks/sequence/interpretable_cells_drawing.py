@@ -152,6 +152,7 @@ def _texts(view: View, found: FoundCells, steps: Sequence[int], options: Any) ->
     for place in in_order(found)[:TEXTS]:
         feature, title = found.facts["features"][place], found.facts["titles"][place]
         frames = []
+        early = "there is no earlier checkpoint to hold this against"
         for step in even_choice(steps, _FRAMES):
             other = (
                 found if step == found.step else FoundCells(view.store, view.run, step, found.probe, found.name)
@@ -160,6 +161,8 @@ def _texts(view: View, found: FoundCells, steps: Sequence[int], options: Any) ->
             pieces = [] if at is None else texts_of(view, other, at, probe, found.name)
             if at is None or not pieces:
                 continue
+            if not frames and step != found.step:
+                early = f"at step {plain_step(step)} the best unit had r = {other.numbers['score'][at]:.2f}"
             legend = f"{other.facts['kinds'][at]} {int(other.numbers['unit'][at])} of {other.facts['layers'][at]}, r = {other.numbers['score'][at]:.2f}"
             frames.append((step, coloured_text(pieces, legend, title)))
         if not frames:
@@ -167,7 +170,7 @@ def _texts(view: View, found: FoundCells, steps: Sequence[int], options: Any) ->
         numbers = {name: float(values[place]) for name, values in found.numbers.items()}
         words = {
             "unit": int(numbers["unit"]), "layer": found.facts["layers"][place], "kind": KINDS[found.facts["kinds"][place]],
-            "title": title, "step": plain_step(found.step), "p_value": _p(numbers["corrected"]), "spread": _spread(found),
+            "title": title, "step": plain_step(found.step), "p_value": _p(numbers["corrected"]), "early": early,
             "secondary_name": "area under the curve" if found.facts["boolean"][place] else "rank correlation",
             **{key: numbers[key] for key in ("score", "low", "high", "secondary")},
         }  # fmt: skip

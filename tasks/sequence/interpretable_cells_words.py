@@ -14,7 +14,7 @@ WORDS: dict[str, dict[str, str]] = {
     "texts": {
         "shows": "Texts of the testing half, each character coloured by the state of unit {unit} of {layer} ({kind}) after it was read; the green strip below marks where “{title}” holds, the higher the larger its value.",
         "reading": "Colour that comes and goes with the strip is a unit that follows the feature. Colour that begins a few characters late shows what the unit needs to see first. Slide over the steps: each shows the unit that was best then.",
-        "caution": "At step {step} this unit reaches r = {score:.2f} (95 % interval {low:.2f} to {high:.2f}), {secondary_name} {secondary:.2f}, corrected p {p_value}. {spread} These texts were chosen because the feature changes most in them, whatever the unit does; elsewhere it may be quiet or wrong.",
+        "caution": "At step {step} this unit reaches r = {score:.2f} (95 % interval {low:.2f} to {high:.2f}), {secondary_name} {secondary:.2f}, corrected p {p_value}; {early}. These texts were chosen because the feature changes most in them, whatever the unit does; elsewhere it may be quiet or wrong.",
         "audience": "For readers who want to see a cell at work.",
         "practitioner": "Look for what the colour does where the strip is absent: those are the unit's mistakes, or another meaning of it.",
         "researcher": "Cells are shown as tanh(c_t), hidden states as h_t. The unit's sign is as it is in the network. Features such as the characters left in a line look ahead; a causal network can only guess them.",
