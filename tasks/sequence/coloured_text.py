@@ -35,8 +35,10 @@ class TextPiece:
     """(start, stop) of tokens to put a frame around."""
 
 
-def text_lines(words: Sequence[str], columns: int = COLUMNS) -> list[list[tuple[int, int, int]]]:
-    """Lines of (token, column, width): a line ends behind a line feed, and before it would grow beyond `columns`."""
+def text_lines(
+    words: Sequence[str], columns: int = COLUMNS, breaks: bool = True
+) -> list[list[tuple[int, int, int]]]:
+    """Lines of (token, column, width): a line ends behind a line feed (with `breaks`), and before it would grow beyond `columns`."""
     gap = 0 if all(len(word) <= 1 for word in words) else 1
     lines: list[list[tuple[int, int, int]]] = [[]]
     column = 0
@@ -47,25 +49,30 @@ def text_lines(words: Sequence[str], columns: int = COLUMNS) -> list[list[tuple[
             column = 0
         lines[-1].append((number, column, width))
         column += width + gap
-        if word == "\n":
+        if breaks and word == "\n":
             lines.append([])
             column = 0
     return [line for line in lines if line]
 
 
 def coloured_text(
-    pieces: Sequence[TextPiece], legend: str, strip_label: str = "", columns: int = COLUMNS, signed: bool = True
+    pieces: Sequence[TextPiece],
+    legend: str,
+    strip_label: str = "",
+    columns: int = COLUMNS,
+    signed: bool = True,
+    breaks: bool = True,
 ) -> str:
     """SVG of the texts below each other, each below its title; `legend` says what the colours mean.
 
-    The colours run from -1 to 1, or from 0 to 1 where they are not `signed`.
+    The colours run from -1 to 1, or from 0 to 1 where they are not `signed`; without `breaks` a line feed ends no line.
     """
     body = list(_legend(legend, strip_label, columns, signed))
     top = float(_LEGEND)
     for piece in pieces:
         body.append(_text(0, top + 14, piece.title, _SMALL, "font-weight:bold;fill-opacity:.75"))
         top += 21
-        for line in text_lines(piece.words, columns):
+        for line in text_lines(piece.words, columns, breaks):
             body += _line(piece, line, top)
             top += _LINE
         top += 6
