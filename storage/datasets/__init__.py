@@ -82,6 +82,8 @@ class ParallelTextOptions(Options):
     minimum_count: int = Field(default=2, ge=1)
     length: int = Field(default=32, ge=2)
     """Tokens to a sentence, its end mark included."""
+    longest: int | None = Field(default=None, ge=1)
+    """Only pairs of which neither sentence has more words."""
 
 
 class MadeUpOptions(Options):
@@ -216,7 +218,7 @@ def _csv_series(split: str, folder: Path, options: SeriesOptions) -> Dataset:
 
 def _multi30k(split: str, folder: Path, options: ParallelTextOptions) -> Dataset:
     place, languages = folder / "text" / "multi30k", (options.source, options.target)
-    return parallel_text.load(place, split, languages, options.minimum_count, options.length)
+    return parallel_text.load(place, split, languages, options.minimum_count, options.length, options.longest)
 
 
 def _multi30k_files(split: str, folder: Path, options: ParallelTextOptions) -> list[Path]:
