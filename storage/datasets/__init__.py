@@ -276,9 +276,7 @@ SOURCES: dict[str, Source] = {
     "multi30k": Source(_multi30k, _multi30k_files, tuple(parallel_text.SPLITS), ParallelTextOptions),
     "metr_la_week": Source(_traffic, _one("traffic-los", "los_speed.csv"), _ALL, TrafficOptions),
     "dates": _made_up(dates.load, dates.source_files, DatesOptions),
-    "repeated_tokens": _made_up(
-        token_tasks.repeated_tokens, token_tasks.source_files, RepeatedTokensOptions
-    ),
+    "repeated_tokens": _made_up(token_tasks.repeated_tokens, token_tasks.source_files, RepeatedTokensOptions),
     "delayed_recall": _made_up(token_tasks.delayed_recall, token_tasks.source_files, DelayedRecallOptions),
     "adding_problem": _made_up(token_tasks.adding_problem, token_tasks.source_files, AddingProblemOptions),
     "image_folder": Source(_image_folder, _given, (), ImageFolderOptions),

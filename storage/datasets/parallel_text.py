@@ -52,7 +52,12 @@ def source_files(folder: Path, split: str, languages: tuple[str, str]) -> list[P
 
 
 def load(
-    folder: Path, split: str, languages: tuple[str, str], minimum_count: int, length: int, longest: int | None = None
+    folder: Path,
+    split: str,
+    languages: tuple[str, str],
+    minimum_count: int,
+    length: int,
+    longest: int | None = None,
 ) -> Dataset:
     """Token ids int64 of `length` places, padded with 0.
 
@@ -88,7 +93,9 @@ def load(
 def _short(pairs: list[list[list[str]]], longest: int | None) -> tuple[np.ndarray, list[list[list[str]]]]:
     """Numbers int64 of the lines of which both sentences have at most `longest` words, and these sentences."""
     kept = [
-        line for line, pair in enumerate(zip(*pairs, strict=False)) if longest is None or max(map(len, pair)) <= longest
+        line
+        for line, pair in enumerate(zip(*pairs, strict=False))
+        if longest is None or max(map(len, pair)) <= longest
     ]
     return np.array(kept, np.int64), [[sentences[line] for line in kept] for sentences in pairs]
 

@@ -59,7 +59,14 @@ class RecurrentClassifier(nn.Module):
     """Reads a sequence and classifies it by the last hidden state; images are read row by row."""
 
     def __init__(
-        self, cell: Cell, inputs: int, width: int, layers: int, outputs: int, dropout: float, memory_span: int | None
+        self,
+        cell: Cell,
+        inputs: int,
+        width: int,
+        layers: int,
+        outputs: int,
+        dropout: float,
+        memory_span: int | None,
     ) -> None:
         super().__init__()
         self.recurrent = recurrent_layers(cell, inputs, width, layers, dropout=dropout)
@@ -78,7 +85,14 @@ class CharacterModel(nn.Module):
     """Predicts each next character from those before it."""
 
     def __init__(
-        self, cell: Cell, alphabet: int, embedding: int, width: int, layers: int, dropout: float, memory_span: int | None
+        self,
+        cell: Cell,
+        alphabet: int,
+        embedding: int,
+        width: int,
+        layers: int,
+        dropout: float,
+        memory_span: int | None,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(alphabet, embedding)

@@ -107,7 +107,9 @@ class RunDirectory:
         self, status: str, summary: Mapping[str, Any], steps: list[int], seconds: float, processor_seconds: float
     ) -> None:
         """Mark the run as ended: `complete`, or `failed`, with what it left behind and how long it took."""
-        self._tell(status, summary=dict(summary), steps=steps, seconds=seconds, processor_seconds=processor_seconds)
+        self._tell(
+            status, summary=dict(summary), steps=steps, seconds=seconds, processor_seconds=processor_seconds
+        )
         self._resume.unlink(missing_ok=True)
 
     @property

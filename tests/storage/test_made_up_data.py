@@ -46,7 +46,9 @@ def test_a_repeat_of_arrays_is_equal_to_the_bit():
 
 
 @pytest.mark.parametrize("form", range(len(FORMATS)))
-@pytest.mark.parametrize("date", [datetime.date(2031, 9, 4), datetime.date(1287, 11, 23), datetime.date(1600, 2, 29)])
+@pytest.mark.parametrize(
+    "date", [datetime.date(2031, 9, 4), datetime.date(1287, 11, 23), datetime.date(1600, 2, 29)]
+)
 def test_each_iso_digit_comes_from_the_characters_that_tell_it(date, form):
     written = written_date(date, form)
     assert written.iso == date.isoformat()
