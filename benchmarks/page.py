@@ -196,6 +196,26 @@ def vision() -> list[str]:
     return lines
 
 
+def sequence_models() -> list[str]:
+    found = result("sequence_models")["runs"]
+    lines = [
+        "## Networks that read sequences",
+        "",
+        "The configurations below `examples/sequence`, trained on one thread from the seed in each file; measured on samples that the",
+        "run did not train on, at its first and at its last step. `benchmarks/sequence_models.py`",
+        "",
+        "| example | measured | at step 0 | at the end | must be | steps | processor seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, run in found.items():
+        seconds = "–" if run["seconds"] is None else f"{run['seconds']:.0f}"
+        lines.append(
+            f"| `{name}` | {run['quantity']}, {run['unit']} | {run['at step 0']:.3f} | {run['value']:.3f} "
+            f"| {run.get('bound', '–')} | {run['steps']:,} | {seconds} |"
+        )
+    return lines
+
+
 def main() -> None:
     machine = result("extraction")["machine"]
     lines = [
@@ -207,7 +227,7 @@ def main() -> None:
         "each process. Absolute numbers are this machine's; the ratios compare cases of one run. The load while each part ran",
         "stands in its file below `benchmarks/results/`.",
     ]
-    for part in (extraction, audit, archive, triage, representations, vision):
+    for part in (extraction, audit, archive, triage, representations, vision, sequence_models):
         lines += ["", *part()]
     PAGE.write_text("\n".join(lines) + "\n")
 
