@@ -157,6 +157,11 @@ def representations() -> list[str]:
     lines.append(
         f"| one pair at a time from the features, extrapolated from {naive['seconds']['median'] * 1000:.0f} ms a pair | {naive['last']['extrapolated seconds for all pairs']:,.0f} s |"
     )
+    if peer := similarity.get("torch_cka flat"):
+        last = peer["last"]
+        lines.append(
+            f"| torch_cka {last['version']}, one pair of models of 12 layers ({peer['processor seconds']['median']:.0f} s), extrapolated to all pairs of {last['models']} models | {last['extrapolated seconds for all pairs']:,.0f} s |"
+        )
     found = result("representations")
     lines += ["", f"One layer of one checkpoint ({found['setting']}), processor seconds:", "", "| analysis | seconds | peak MB |", "|---|---|---|"]  # fmt: skip
     lines += [
