@@ -9,10 +9,13 @@ seconds within a round, which other work on the machine hardly touches. Beside o
 
 - one Grad-CAM, for the nine maps that come from the same pass;
 - captum's class for the same map, with the same number of passes, all images in one batch;
-- one bare forward pass of all images for each of the layer's channels, and Score-CAM and Ablation-CAM with one image and one
-  channel at a time; ours runs for Ablation-CAM only what follows the layer;
+- one bare forward pass of all images for each of the layer's channels, of the network as it is and of the copy that ours runs
+  for Score-CAM; for Ablation-CAM ours runs only what follows the layer;
+- Score-CAM and Ablation-CAM in a lean loop over one image and one channel: no gradients, nothing but the pass and the score;
 - the loops of pytorch-cnn-visualizations, written anew from what they do: one image at a time, a hook on the layer, a forward
-  pass, `backward` from a one-hot vector, the map as an array;
+  pass, `backward` from a one-hot vector, the map as an array. Its Score-CAM goes through the network's modules one after the
+  other with gradients recorded; for each channel it enlarges the map, leaves out constant ones, scales it from 0 to 1, runs
+  the picture times the map, takes the softmax's entry as an array and adds the map times it;
 - the same attribution with a batch of 16 and of 64, for the memory.
 """
 
@@ -148,21 +151,27 @@ def cams(names: tuple[str, ...]) -> Callable[[], Any]:
 
 
 def bare_forwards(of: str) -> Callable[[], Any]:
-    """A forward pass of all images for each of the layer's 64 channels, and nothing else."""
+    """A forward pass of all images for each of the layer's 64 channels, and nothing else: `plain`, or `folded` as ours runs."""
     import torch
 
+    from stratascope.tasks.vision.forward_copy import forward_copy
+
     given = Given()
+    with given.network.untouched():
+        copied = forward_copy(given.network, given.inputs, 64 * IMAGES)
+    assert copied is not given.network
+    module = copied.network if of == "folded" else given.module
 
     def whole() -> None:
         with torch.no_grad():
             for _ in range(64):
-                given.module(given.inputs)
+                module(given.inputs)
 
     return whole
 
 
 def one_by_one(of: str) -> Callable[[], Any]:
-    """Score-CAM or Ablation-CAM with one image and one channel at a time, for a few images."""
+    """Score-CAM or Ablation-CAM in a lean loop over one image and one channel, without gradients, for a few images."""
     import torch
     from torch.nn import functional
 
@@ -203,6 +212,8 @@ def image_loop(of: str) -> Callable[[], Any]:
     """pytorch-cnn-visualizations' way: one image, a hook, `backward` from a one-hot vector."""
     import torch
 
+    if of == "score_cam":
+        return score_cam_loop()
     given = Given()
     module, kept = given.module, {}
     layer = module.get_submodule(LAYER)
@@ -229,6 +240,45 @@ def image_loop(of: str) -> Callable[[], Any]:
     return every
 
 
+def score_cam_loop() -> Callable[[], Any]:
+    """pytorch-cnn-visualizations' Score-CAM, for a few images: its modules in a row, with gradients recorded."""
+    from torch.nn import functional
+
+    given = Given()
+    kept: dict[str, Any] = {}
+    layer = given.module.get_submodule(LAYER)
+
+    def passed(picture: Any) -> Any:
+        for name, part in given.module.named_children():
+            picture = part(picture.flatten(1) if name == "fc" else picture)
+        return picture
+
+    def one(image: Any, index: int) -> None:
+        picture = image[None].clone().requires_grad_()
+        handle = layer.register_forward_hook(lambda m, i, o: kept.update(values=o))
+        passed(picture)
+        handle.remove()
+        maps = kept["values"][0]
+        total = np.zeros(tuple(maps.shape[1:]), np.float32)
+        for channel in range(len(maps)):
+            shown = functional.interpolate(
+                maps[channel][None, None], (32, 32), mode="bilinear", align_corners=False
+            )
+            if shown.max() == shown.min():
+                continue
+            shown = (shown - shown.min()) / (shown.max() - shown.min())
+            share = functional.softmax(passed(picture * shown), 1)[0][index]
+            total += share.detach().numpy() * maps[channel].detach().numpy()
+        total = np.maximum(total, 0)
+        (total - total.min()) / (np.ptp(total) or 1)
+
+    def few() -> None:
+        for image, index in zip(given.inputs[:FEW], given.indices.tolist(), strict=False):
+            one(image, index)
+
+    return few
+
+
 def batched(size: str) -> Callable[[], Any]:
     from stratascope.tasks.vision.attribution_methods import method_named
 
@@ -243,8 +293,8 @@ KINDS: dict[str, Callable[[str], Callable[[], Any]]] = {
 }  # fmt: skip
 CASES = (
     "cams nine", "cams grad_cam", *(f"{kind} {name}" for name in GRADIENTS for kind in ("ours", "captum")),
-    *(f"{kind} {name}" for name in ("score_cam", "ablation_cam") for kind in ("cams", "one_by_one")), "bare forwards",
-    "image_loop gradient", "image_loop grad_cam", "batched 16", "batched 64",
+    *(f"{kind} {name}" for name in ("score_cam", "ablation_cam") for kind in ("cams", "one_by_one")), "bare plain", "bare folded",
+    "image_loop score_cam", "image_loop gradient", "image_loop grad_cam", "batched 16", "batched 64",
 )  # fmt: skip
 
 
@@ -257,7 +307,7 @@ def run(case: str) -> dict[str, Any]:
     work()
     times = 5 if kind in ("ours", "captum", "cams", "image_loop") and name not in ("score_cam", "smooth_grad", "integrated_gradients", "expected_gradients") else 1  # fmt: skip
     found = measured(lambda: [work() for _ in range(times)])
-    scale = (IMAGES / FEW if kind == "one_by_one" else 1) / times
+    scale = (IMAGES / FEW if kind == "one_by_one" or case == "image_loop score_cam" else 1) / times
     return found | {name: found[name] * scale for name in ("seconds", "processor_seconds")}
 
 
@@ -287,8 +337,14 @@ def main() -> None:
     for name in GRADIENTS:
         compared[f"{name} by captum's"] = ratios(runs, f"ours {name}", f"captum {name}")
     for name in ("score_cam", "ablation_cam"):
-        compared[f"{name} by a bare forward for each channel"] = ratios(runs, f"cams {name}", "bare forwards")
-        compared[f"{name} one image and one channel at a time, by ours"] = ratios(runs, f"one_by_one {name}", f"cams {name}")  # fmt: skip
+        compared[f"{name} by a bare forward for each channel"] = ratios(runs, f"cams {name}", "bare plain")
+        compared[f"{name} in a lean loop over images and channels, by ours"] = ratios(runs, f"one_by_one {name}", f"cams {name}")  # fmt: skip
+    compared["score_cam by a bare forward of the folded copy for each channel"] = ratios(
+        runs, "cams score_cam", "bare folded"
+    )
+    compared["score_cam, one image and one channel at a time, by ours"] = ratios(
+        runs, "image_loop score_cam", "cams score_cam"
+    )
     compared["gradient, one image at a time, by ours"] = ratios(runs, "image_loop gradient", "ours gradient")
     compared["grad_cam, one image at a time, by ours"] = ratios(runs, "image_loop grad_cam", "cams grad_cam")
     cases = {
