@@ -40,7 +40,7 @@ _FRESH = (
 def forward_copy(network: ImageNetwork, inputs: Tensor, evaluations: int) -> ImageNetwork:
     """A quicker copy of `network`, for about `evaluations` forward passes of one picture; or `network`, where there is none.
 
-    Its outputs on the first of `inputs` (sample, channel, y, x) are within 1e-5 of the network's, relative to the largest
+    Its outputs on the first eight of `inputs` (sample, channel, y, x) are within 1e-5 of the network's, relative to the largest
     of them, for any number of samples at a time. It has no layers by the names they had, carries no gradient, and does not
     follow later changes of the weights. Must be used inside `network.untouched()`.
     """
@@ -65,7 +65,9 @@ def _forms(network: ImageNetwork) -> Iterator[ImageNetwork]:
         except Exception:
             # The network's own code runs while it is traced, and may raise anything: then there is no copy.
             return
-        yield replace(network, network=made if layout is None else made.to(memory_format=layout), hookable=False)
+        if layout is not None:
+            made.to(memory_format=layout)  # type: ignore[call-overload]
+        yield replace(network, network=made, hookable=False)
 
 
 def _folded(network: nn.Module) -> fx.GraphModule:
@@ -124,7 +126,8 @@ def _fold(traced: fx.GraphModule) -> None:
         before = node.args[0] if node.op == "call_module" and node.args else None
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
             continue
-        convolution, norm = traced.get_submodule(str(before.target)), traced.get_submodule(str(node.target))
+        convolution: Any = traced.get_submodule(str(before.target))
+        norm: Any = traced.get_submodule(str(node.target))
         if (type(convolution), type(norm)) in _FOLDED and norm.track_running_stats:
             traced.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
             node.replace_all_uses_with(before)

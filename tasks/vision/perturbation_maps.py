@@ -46,7 +46,10 @@ def asked_quickly(explained: Explained, evaluations: int) -> Explained:
     from stratascope.tasks.vision.forward_copy import forward_copy
 
     with explained.network.untouched():
-        return replace(explained, network=forward_copy(explained.network, explained.inputs, evaluations))
+        return replace(
+            explained,
+            network=forward_copy(explained.network, explained.inputs[: explained.batch_size], evaluations),
+        )
 
 
 def plain_scores(explained: Explained) -> np.ndarray:

@@ -53,7 +53,7 @@ def masked_scores(
     found = torch.zeros(masks.shape[:2])
     places = ranged.nonzero()
     shape = int(inputs.shape[2]), int(inputs.shape[3])
-    network = forward_copy(network, inputs, len(places))
+    network = forward_copy(network, inputs[:batch_size], len(places))
     difference = inputs - baseline
     for rows in places.split(batch_size):
         owner, channel = rows.T

@@ -52,7 +52,7 @@ class Tests:
         from stratascope.tasks.vision.attribution_trust import REMOVED, SHARES
 
         self._asked, self._blurred, self._options = asked, blurred, options
-        self._network = forward_copy(asked.network, asked.inputs, 2 * len(SHARES) * len(asked))
+        self._network = forward_copy(asked.network, asked.inputs[: asked.batch_size], 2 * len(SHARES) * len(asked))
         self._shares, self._removed = SHARES, REMOVED
         self._inputs = asked.inputs.numpy()
         spans = np.ptp(self._inputs.reshape(len(asked), -1), axis=1)[:, None, None, None].astype(np.float32)
