@@ -1,6 +1,6 @@
 """What maps of pictures cost on one thread: 64 images of 32 × 32 on ResNet-20, one checkpoint.
 
-    python benchmarks/vision.py [--rounds 5] [--weights runs/resnet20/step-000003140.safetensors]
+    python benchmarks/vision.py [--rounds 5] [--weights runs/resnet20/step-000003140.safetensors] [--only score_cam]
 
 With `--weights` the network has those of a checkpoint (else random ones), and with CIFAR-10 at hand the pictures are its first
 test images (else noise): components of trained activations are found sooner than those of noise.
@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from measuring import in_own_process, interleaved, measured, summary, write_results
+from measuring import RESULTS, in_own_process, interleaved, measured, summary, write_results
 
 WEIGHTS = "BENCHMARK_WEIGHTS"
 """In the environment of the measured processes: the checkpoint's file."""
@@ -311,13 +311,34 @@ def run(case: str) -> dict[str, Any]:
     return found | {name: found[name] * scale for name in ("seconds", "processor_seconds")}
 
 
-def ratios(runs: dict[str, list[dict[str, Any]]], first: str, second: str) -> dict[str, float]:
+def compared() -> dict[str, tuple[str, str]]:
+    """The cases that each ratio divides, by its name."""
+    pairs = {"nine gradient maps by one Grad-CAM": ("cams nine", "cams grad_cam")}
+    for name in GRADIENTS:
+        pairs[f"{name} by captum's"] = (f"ours {name}", f"captum {name}")
+    for name in ("score_cam", "ablation_cam"):
+        pairs[f"{name} by a bare forward for each channel"] = (f"cams {name}", "bare plain")
+        pairs[f"{name} in a lean loop over images and channels, by ours"] = (f"one_by_one {name}", f"cams {name}")
+    pairs["score_cam by a bare forward of its copy for each channel"] = ("cams score_cam", "bare folded")
+    for name in ("score_cam", "grad_cam"):
+        pairs[f"{name}, one image at a time, by ours"] = (f"image_loop {name}", f"cams {name}")
+    pairs["gradient, one image at a time, by ours"] = ("image_loop gradient", "ours gradient")
+    return pairs
+
+
+def ratio(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> dict[str, float]:
     """Processor seconds of `first` by those of `second`, round by round."""
     found = [
         {"seconds": one["processor_seconds"] / two["processor_seconds"]}
-        for one, two in zip(runs[first], runs[second], strict=True)
+        for one, two in zip(first, second, strict=True)
     ]
-    return summary(found)
+    return summary(found) | {"rounds": len(found)}
+
+
+def earlier(part: str) -> dict[str, Any]:
+    """What the last run left of the cases or ratios, that a run of some cases alone keeps."""
+    path = RESULTS / "vision.json"
+    return dict(json.loads(path.read_text())[part]) if path.exists() else {}
 
 
 def main() -> None:
@@ -325,34 +346,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--weights", default="")
     parser.add_argument("--case", default="")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="words in the ratios to measure anew"
+    )
     options = parser.parse_args()
     if options.weights:
         os.environ[WEIGHTS] = str(Path(options.weights).absolute())
     if options.case:
         print(json.dumps(run(options.case)))
         return
-    rounds = options.rounds
-    runs = interleaved(rounds, CASES, lambda case: in_own_process(__file__, "--case", case))
-    compared = {"nine gradient maps by one Grad-CAM": ratios(runs, "cams nine", "cams grad_cam")}
-    for name in GRADIENTS:
-        compared[f"{name} by captum's"] = ratios(runs, f"ours {name}", f"captum {name}")
-    for name in ("score_cam", "ablation_cam"):
-        compared[f"{name} by a bare forward for each channel"] = ratios(runs, f"cams {name}", "bare plain")
-        compared[f"{name} in a lean loop over images and channels, by ours"] = ratios(runs, f"one_by_one {name}", f"cams {name}")  # fmt: skip
-    compared["score_cam by a bare forward of the folded copy for each channel"] = ratios(
-        runs, "cams score_cam", "bare folded"
-    )
-    compared["score_cam, one image and one channel at a time, by ours"] = ratios(
-        runs, "image_loop score_cam", "cams score_cam"
-    )
-    compared["gradient, one image at a time, by ours"] = ratios(runs, "image_loop gradient", "ours gradient")
-    compared["grad_cam, one image at a time, by ours"] = ratios(runs, "image_loop grad_cam", "cams grad_cam")
+    pairs = compared()
+    wanted = {name for name in pairs if not options.only or any(word in name for word in options.only)}
+    chosen = [case for case in CASES if not options.only or any(case in pairs[name] for name in wanted)]
+    runs = interleaved(options.rounds, chosen, lambda case: in_own_process(__file__, "--case", case))
+    found = {name: ratio(runs[pairs[name][0]], runs[pairs[name][1]]) for name in wanted}
     cases = {
-        case: {"processor seconds": summary(found, "processor_seconds"), "peak megabytes": summary(found, "peak_bytes")["median"] / 1e6}
-        for case, found in runs.items()
+        case: {"processor seconds": summary(own, "processor_seconds"), "peak megabytes": summary(own, "peak_bytes")["median"] / 1e6}
+        for case, own in runs.items()
     }  # fmt: skip
-    write_results("vision", {"what": __doc__, "threads": 1, "rounds": rounds, "weights": Path(options.weights).name, "images": IMAGES, "layer": LAYER, "ratios": compared, "cases": cases})  # fmt: skip
-    print(json.dumps(compared, indent=1))
+    kept = {name: numbers for name, numbers in earlier("ratios").items() if name in pairs}
+    kept_cases = {case: numbers for case, numbers in earlier("cases").items() if case in CASES}
+    write_results("vision", {"what": __doc__, "threads": 1, "weights": Path(options.weights).name, "images": IMAGES, "layer": LAYER, "ratios": kept | found, "cases": kept_cases | cases})  # fmt: skip
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
