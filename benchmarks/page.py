@@ -183,15 +183,19 @@ def vision() -> list[str]:
         "## Maps of pictures",
         "",
         f"{found['images']} images of 32 × 32 on ResNet-20, one checkpoint, one thread; ratios of processor seconds within a round, median of",
-        f"{found['rounds']} rounds with least and most. The loops over one image are those of pytorch-cnn-visualizations, written anew: a hook",
-        "on the layer, a forward pass, `backward` from a one-hot vector, the map as an array, image after image. A bare forward is one",
-        "pass of all images, for each of the layer's 64 channels; Ablation-CAM runs only what follows the layer.",
-        "`benchmarks/vision.py`",
+        "the rounds with least and most. The loops over one image are those of pytorch-cnn-visualizations, written anew: a hook on the",
+        "layer, a forward pass, `backward` from a one-hot vector, the map as an array, image after image. Its Score-CAM goes through",
+        "the network's modules one after the other with gradients recorded; for each channel it enlarges the map, leaves out constant",
+        "ones, scales it from 0 to 1, runs the picture times the map, takes the softmax's entry as an array and adds the map times",
+        "it. The lean loop also takes one image and one channel at a time, but records no gradients and does nothing beside the",
+        "passes. A bare forward is one pass of all images, for each of the layer's 64 channels. Score-CAM runs a copy of the",
+        "network (batch norms folded, channels last) and is held against bare forwards of the network and of that copy;",
+        "Ablation-CAM runs only what follows the layer. `benchmarks/vision.py`",
         "",
-        "| what | times |",
-        "|---|---|",
+        "| what | times | rounds |",
+        "|---|---|---|",
     ]
-    lines += [f"| {name} | {spread(numbers)} |" for name, numbers in found["ratios"].items()]
+    lines += [f"| {name} | {spread(numbers)} | {numbers['rounds']} |" for name, numbers in found["ratios"].items()]
     cases = found["cases"]
     few, many = (cases[f"batched {size}"]["peak megabytes"] for size in (16, 64))
     lines += [
