@@ -15,7 +15,7 @@ from stratascope.tasks.sequence.attention import AttentionOptions, foretold, gat
 from stratascope.tasks.sequence.attention_axes import patch_grid, spec_with_axes
 from stratascope.tasks.sequence.attention_calls import AttentionSpec, captured_attention
 from stratascope.tasks.sequence.sequence_network import SequenceNetwork
-from stratascope.tasks.sequence.sequence_samples import SequenceOptions, sequence_samples
+from stratascope.tasks.sequence.sequence_samples import SequenceOptions, sequence_blocks, sequence_samples
 
 LETTERS = tuple("_abcdefghij")
 
@@ -45,7 +45,7 @@ def measured(network, probe, **options):
     options = AttentionOptions(**options)
     network = network if isinstance(network, SequenceNetwork) else wrapped(network)
     with torch.no_grad():
-        return gathered(network, sequence_samples(probe, options), options)[0]
+        return gathered(network, sequence_blocks(probe, options), options)[0]
 
 
 def small_text(**args):
@@ -241,7 +241,7 @@ def test_raw_weights_keep_to_their_size_and_it_is_told_before():
     options = AttentionOptions(shown=6, megabytes=4.5 * 2 * values / 1e6)
     assert "weights of 4 of 6 shown samples" in foretold(network, probe, options)
     with torch.no_grad():
-        layers, gap = gathered(network, sequence_samples(probe, options), options)
+        layers, gap, _ = gathered(network, sequence_blocks(probe, options), options)
     assert gap < 1e-5
     for statistics in layers.values():
         weights = dict(statistics.arrays())["weights"].values
