@@ -191,7 +191,10 @@ class FiledAttention:
 
 def residual_note(layers: Sequence[FiledLayer]) -> str:
     """How far the output made of the weights was from the real one, of the worst layer."""
-    gaps = {layer.layer: float(layer.about.get("residual", np.nan)) for layer in layers}
+    gaps = {
+        layer.layer: float(layer.about.get("residual") if layer.about.get("residual") is not None else np.nan)
+        for layer in layers
+    }
     known = {name: gap for name, gap in gaps.items() if np.isfinite(gap)}
     if not known:
         return "These weights could not be held against the output of their module, which hides what it does with them."

@@ -9,13 +9,18 @@ from torch import nn
 
 from stratascope.errors import DoesNotApply
 from stratascope.storage.model_spec import ModelSpec
-from stratascope.storage.probes import Probe
+from stratascope.storage.probes import Probe, ProbeSpec
+from stratascope.tasks import preview
+from stratascope.tasks.analysis import named
+from stratascope.tasks.intake.facts import LoadedNetwork
+from stratascope.tasks.intake.load import NetworkTraits
 from stratascope.tasks.models import attention_encoder_decoder, text_transformer, vision_transformer
 from stratascope.tasks.sequence.attention import AttentionOptions, foretold, gathered
 from stratascope.tasks.sequence.attention_axes import patch_grid, spec_with_axes
 from stratascope.tasks.sequence.attention_calls import AttentionSpec, captured_attention
 from stratascope.tasks.sequence.sequence_network import SequenceNetwork
 from stratascope.tasks.sequence.sequence_samples import SequenceOptions, sequence_blocks, sequence_samples
+from stratascope.tasks.units import keep_probe
 
 LETTERS = tuple("_abcdefghij")
 
@@ -249,6 +254,21 @@ def test_raw_weights_keep_to_their_size_and_it_is_told_before():
         assert weights.dtype == np.float16
 
 
+def test_a_dry_run_tells_the_size_or_why_there_is_none(tmp_path):
+    model = ModelSpec(factory="none:none")
+    analyses = {"attention": AttentionOptions(), "outputs": named("outputs").options()}
+    told = [
+        preview.foretold(LoadedNetwork(network.eval(), NetworkTraits()), model, tmp_path, [text_probe()], analyses)
+        for network in (small_text(), nn.Embedding(11, 4))
+    ]
+    size = 4 * 2 * 2 * 2 * 12 * 12 / 1e6
+    assert told[0] == [
+        f"attention, probe test: weights of 4 of 4 shown samples, {size:.3g} MB at each checkpoint before compression "
+        "(at most 64, `megabytes`)"
+    ]
+    assert "does not apply: the network has no attention" in told[1][0]
+
+
 def test_a_query_that_sees_nothing_is_counted_by_its_layer():
     class Blind(Even):
         def forward(self, codes):
@@ -308,7 +328,23 @@ def test_every_figure_has_its_words_and_numbers(attended):
         assert len({len(column) for column in figure.table.values()}) == 1
 
 
-def test_pictures_and_alignments_are_drawn(lasting_audit):
+def test_a_broken_newest_checkpoint_is_said_and_drawn_as_nothing(lasting_audit):
+    arguments = {"alphabet": 11, "length": 20, "width": 8, "heads": 2, "depth": 1, "expansion": 0}
+    audit = lasting_audit("stratascope.tasks.models:text_transformer", arguments, task="tokens")
+    audit.probe("test", "test", LETTERS, inputs=text_probe().inputs)
+    network = text_transformer(**arguments)
+    audit.checkpoint(0, network)
+    nn.init.constant_(network.blocks[0].attention.in_proj_weight, float("nan"))
+    audit.checkpoint(5, network)
+    rows = audit.analyse("attention")
+    assert set(rows[rows["step"] == 0]["status"]) == {"ok"}
+    broken = rows[(rows["step"] == 5) & (rows["metric"] != "attention_stored_size")]
+    assert not (broken["status"] == "ok").any()
+    assert (broken["reason"] != "").all()
+    assert all("nan" not in figure.caution for figure in audit.draw("attention"))
+
+
+def test_pictures_are_drawn(lasting_audit):
     arguments = {"size": 8, "patch": 4, "width": 8, "heads": 2, "depth": 2, "outputs": 3}
     audit = lasting_audit("stratascope.tasks.models:vision_transformer", arguments)
     pictures = np.random.default_rng(0).uniform(size=(9, 1, 8, 8)).astype(np.float32)
@@ -325,3 +361,18 @@ def test_pictures_and_alignments_are_drawn(lasting_audit):
     figures = {figure.key: figure for figure in audit.draw("attention")}
     assert {"pictures-test", "picture_heads-test", "grid-test", "boxes-test", "sinks-test"} == set(figures)
     assert "all, blocks.1" in figures["pictures-test"].frames[0][1]
+
+
+def test_an_alignment_stands_beside_the_words_that_are_said(lasting_audit):
+    arguments = {"source": 70, "target": 15, "embedding": 4, "width": 6, "start_index": None}
+    audit = lasting_audit("stratascope.tasks.models:attention_encoder_decoder", arguments, task="tokens")
+    dates = ProbeSpec(dataset="dates", args={"count": 12})
+    keep_probe(str(audit.store.path), "test", dates, str(audit.folder), "test")
+    audit.probes.append("test")
+    audit.checkpoint(0, attention_encoder_decoder(**arguments))
+    audit.analyse("attention")
+    figure = {figure.key: figure for figure in audit.draw("attention")}["alignment-test-attention"]
+    assert figure.table["query"][0].isdigit()
+    assert figure.table["query"][-1] == figure.table["key"][-1] == "<eos>"
+    assert sum(figure.table["weight"]) == pytest.approx(11, abs=0.02)
+    assert "to the last bit" in figure.caution
