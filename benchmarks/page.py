@@ -157,6 +157,11 @@ def representations() -> list[str]:
     lines.append(
         f"| one pair at a time from the features, extrapolated from {naive['seconds']['median'] * 1000:.0f} ms a pair | {naive['last']['extrapolated seconds for all pairs']:,.0f} s |"
     )
+    if peer := similarity.get("torch_cka flat"):
+        last = peer["last"]
+        lines.append(
+            f"| torch_cka {last['version']}, one pair of models of 12 layers ({peer['processor seconds']['median']:.0f} s), extrapolated to all pairs of {last['models']} models | {last['extrapolated seconds for all pairs']:,.0f} s |"
+        )
     found = result("representations")
     lines += ["", f"One layer of one checkpoint ({found['setting']}), processor seconds:", "", "| analysis | seconds | peak MB |", "|---|---|---|"]  # fmt: skip
     lines += [
@@ -178,21 +183,45 @@ def vision() -> list[str]:
         "## Maps of pictures",
         "",
         f"{found['images']} images of 32 × 32 on ResNet-20, one checkpoint, one thread; ratios of processor seconds within a round, median of",
-        f"{found['rounds']} rounds with least and most. The loops over one image are those of pytorch-cnn-visualizations, written anew: a hook",
-        "on the layer, a forward pass, `backward` from a one-hot vector, the map as an array, image after image. A bare forward is one",
-        "pass of all images, for each of the layer's 64 channels; Ablation-CAM runs only what follows the layer.",
-        "`benchmarks/vision.py`",
+        "the rounds with least and most. The loops over one image are those of pytorch-cnn-visualizations, written anew: a hook on the",
+        "layer, a forward pass, `backward` from a one-hot vector, the map as an array, image after image. Its Score-CAM goes through",
+        "the network's modules one after the other with gradients recorded; for each channel it enlarges the map, leaves out constant",
+        "ones, scales it from 0 to 1, runs the picture times the map, takes the softmax's entry as an array and adds the map times",
+        "it. The lean loop also takes one image and one channel at a time, but records no gradients and does nothing beside the",
+        "passes. A bare forward is one pass of all images, for each of the layer's 64 channels. Score-CAM runs a copy of the",
+        "network (batch norms folded, channels last) and is held against bare forwards of the network and of that copy;",
+        "Ablation-CAM runs only what follows the layer. `benchmarks/vision.py`",
         "",
-        "| what | times |",
-        "|---|---|",
+        "| what | times | rounds |",
+        "|---|---|---|",
     ]
-    lines += [f"| {name} | {spread(numbers)} |" for name, numbers in found["ratios"].items()]
+    lines += [f"| {name} | {spread(numbers)} | {numbers['rounds']} |" for name, numbers in found["ratios"].items()]
     cases = found["cases"]
     few, many = (cases[f"batched {size}"]["peak megabytes"] for size in (16, 64))
     lines += [
         "",
         f"Integrated gradients of 256 images: peak {few:.0f} MB with batches of 16, {many:.0f} MB with batches of 64.",
     ]
+    return lines
+
+
+def sequence_models() -> list[str]:
+    found = result("sequence_models")["runs"]
+    lines = [
+        "## Networks that read sequences",
+        "",
+        "The configurations below `examples/sequence`, trained on one thread from the seed in each file; measured on samples that the",
+        "run did not train on, at its first and at its last step. `benchmarks/sequence_models.py`",
+        "",
+        "| example | measured | at step 0 | at the end | must be | steps | processor seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, run in found.items():
+        seconds = "–" if run["seconds"] is None else f"{run['seconds']:.0f}"
+        lines.append(
+            f"| `{name}` | {run['quantity']}, {run['unit']} | {run['at step 0']:.3f} | {run['value']:.3f} "
+            f"| {run.get('bound', '–')} | {run['steps']:,} | {seconds} |"
+        )
     return lines
 
 
@@ -207,7 +236,7 @@ def main() -> None:
         "each process. Absolute numbers are this machine's; the ratios compare cases of one run. The load while each part ran",
         "stands in its file below `benchmarks/results/`.",
     ]
-    for part in (extraction, audit, archive, triage, representations, vision):
+    for part in (extraction, audit, archive, triage, representations, vision, sequence_models):
         lines += ["", *part()]
     PAGE.write_text("\n".join(lines) + "\n")
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from measuring import in_own_process, interleaved, measured, summary, write_results
+from measuring import RESULTS, in_own_process, interleaved, measured, summary, write_results
 
 SAMPLES, FEATURES, CLASSES = 2000, 512, 10
 ROUNDS = 200
@@ -167,7 +167,7 @@ def one_case(case: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", help="groups whose name begins so")
+    parser.add_argument("--only", help="groups whose name begins so; the results of all others stay in the file")
     parser.add_argument("--case")
     options = parser.parse_args()
     if options.case:
@@ -185,7 +185,15 @@ def main() -> None:
         for case, found in runs.items()
     }  # fmt: skip
     setting = f"n = {SAMPLES}, d = {FEATURES}, {CLASSES} classes, float32, one thread, one layer of one checkpoint"
-    write_results("representations", {"setting": setting, "rounds": options.rounds, "cases": table})
+    kept = {}
+    if options.only:
+        # What these were measured with is kept beside them: the file's own words speak of the last whole run.
+        earlier = json.loads((RESULTS / "representations.json").read_text())
+        for case in table.values():
+            case["measured alone, rounds"] = options.rounds
+        kept = {case: found for case, found in earlier["cases"].items() if case not in table}
+        options.rounds = earlier["rounds"]
+    write_results("representations", {"setting": setting, "rounds": options.rounds, "cases": kept | table})
 
 
 if __name__ == "__main__":

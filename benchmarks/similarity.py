@@ -7,11 +7,18 @@ Stores of made-up layers, n = 2,000 samples, 64 to 512 features: with spectra th
 through the real storage functions. `pairs` compares 16 checkpoints x 12 layers, all 192 x 192 pairs; `steps` 200
 checkpoints x 12 layers, all steps of each layer and all layers at 12 steps. Each layer is read once. `naive` makes both
 centred Gram matrices of one pair in float64, as is done where pairs are compared one by one; its time for all pairs is
-extrapolated.
+extrapolated. `torch_cka` compares one pair of models of 12 layers of those widths, n = 2,000 in one batch, with the
+package of that name; its time for the pairs of 16 models is extrapolated. It is left out where the package is missing:
+
+    python -m pip install --no-deps torch_cka==0.21
+    python benchmarks/similarity.py peer         # that comparison alone, once; all else stays in the file
+
+(It declares no dependencies; torch, tqdm and matplotlib are what it imports, and they are here already.)
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import sys
@@ -22,11 +29,14 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from measuring import WORK, in_own_process, interleaved, measured, summary, write_results
+from measuring import RESULTS, WORK, in_own_process, interleaved, measured, summary, write_results
 
 SAMPLES, WIDTHS = 2000, (64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512, 512)
 KEPT_GRAM = 1e-4
 CASES = ("pairs falling", "pairs flat", "steps falling", "steps flat", "naive flat")
+PEER = "torch_cka flat"
+"""Where the package is there."""
+MODELS = 16
 
 
 def place_of(spectrum: str, steps: int) -> Path:
@@ -130,23 +140,73 @@ def naive() -> dict[str, Any]:
     return {"seconds": float(np.mean(spent)), "extrapolated seconds for all pairs": float(np.mean(spent)) * pairs}
 
 
+def torch_cka() -> dict[str, Any]:
+    """All layers of one pair of models by the package torch_cka, each layer's output one of `WIDTHS` wide."""
+    import warnings
+    from importlib.metadata import version
+
+    import torch
+    from torch_cka import CKA
+
+    class Layers(torch.nn.Module):
+        """Twelve layers that each hand out a given matrix: what is measured is the comparison, not the networks."""
+
+        def __init__(self, seed: int) -> None:
+            super().__init__()
+            generator = torch.Generator().manual_seed(seed)
+            self.layers = torch.nn.ModuleList(torch.nn.Identity() for _ in WIDTHS)
+            self.given = [torch.randn(SAMPLES, width, generator=generator) for width in WIDTHS]
+
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            for layer, given in zip(self.layers, self.given, strict=True):
+                layer(given[: len(batch)])
+            return batch
+
+    torch.set_num_threads(1)
+    names = [f"layers.{number}" for number in range(len(WIDTHS))]
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(torch.zeros(SAMPLES, 1)), batch_size=SAMPLES
+    )
+    warnings.simplefilter("ignore")
+    comparison = CKA(Layers(0), Layers(1), "first", "second", names, names)
+    taken = measured(lambda: comparison.compare(loader))
+    assert comparison.export()["CKA"].shape == (len(WIDTHS), len(WIDTHS))
+    # A pair of models stands for 12 x 12 numbers; 16 models make 136 pairs with themselves.
+    pairs = MODELS * (MODELS + 1) // 2
+    return {**taken, "version": version("torch_cka"), "models": MODELS, "extrapolated seconds for all pairs": taken["processor_seconds"] * pairs}  # fmt: skip
+
+
+def described(case: str, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is kept of a case's rounds."""
+    more = {} if case.startswith("naive") else {"peak bytes": summary(found, "peak_bytes"), "processor seconds": summary(found, "processor_seconds")}  # fmt: skip
+    return {"seconds": summary(found), "last": found[-1], **more}
+
+
 def main() -> None:
     if len(sys.argv) == 3:
         kind, spectrum = sys.argv[1:]
-        print(json.dumps(naive() if kind == "naive" else compare(kind, spectrum)))
+        alone = {"naive": naive, "torch_cka": torch_cka}
+        print(json.dumps(alone[kind]() if kind in alone else compare(kind, spectrum)))
         return
+    cases = CASES
+    if sys.argv[1:] == ["peer"]:
+        earlier = json.loads((RESULTS / "similarity.json").read_text())
+        found = [in_own_process(__file__, *PEER.split())]
+        earlier["cases"][PEER] = described(PEER, found)
+        write_results("similarity", earlier | {"what": __doc__})
+        return
+    if importlib.util.find_spec("torch_cka") is None:
+        print("torch_cka is left out: python -m pip install --no-deps torch_cka==0.21", file=sys.stderr)
+    else:
+        cases = (*CASES, PEER)
     shutil.rmtree(WORK / "similarity", ignore_errors=True)
     (WORK / "similarity").mkdir(parents=True)
     for spectrum in ("falling", "flat"):
         for steps in (16, 200):
             make_store(spectrum, steps)
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    runs = interleaved(rounds, CASES, lambda case: in_own_process(__file__, *case.split()))
-    content = {
-        case: {"seconds": summary(found), "last": found[-1]}
-        | ({} if case.startswith("naive") else {"peak bytes": summary(found, "peak_bytes"), "processor seconds": summary(found, "processor_seconds")})
-        for case, found in runs.items()
-    }  # fmt: skip
+    runs = interleaved(rounds, cases, lambda case: in_own_process(__file__, *case.split()))
+    content = {case: described(case, found) for case, found in runs.items()}
     write_results("similarity", {"what": __doc__, "threads": 1, "rounds": rounds, "cases": content})
     shutil.rmtree(WORK / "similarity", ignore_errors=True)
 

@@ -1,6 +1,6 @@
 """What maps of pictures cost on one thread: 64 images of 32 × 32 on ResNet-20, one checkpoint.
 
-    python benchmarks/vision.py [--rounds 5] [--weights runs/resnet20/step-000003140.safetensors]
+    python benchmarks/vision.py [--rounds 5] [--weights runs/resnet20/step-000003140.safetensors] [--only score_cam]
 
 With `--weights` the network has those of a checkpoint (else random ones), and with CIFAR-10 at hand the pictures are its first
 test images (else noise): components of trained activations are found sooner than those of noise.
@@ -9,10 +9,13 @@ seconds within a round, which other work on the machine hardly touches. Beside o
 
 - one Grad-CAM, for the nine maps that come from the same pass;
 - captum's class for the same map, with the same number of passes, all images in one batch;
-- one bare forward pass of all images for each of the layer's channels, and Score-CAM and Ablation-CAM with one image and one
-  channel at a time; ours runs for Ablation-CAM only what follows the layer;
+- one bare forward pass of all images for each of the layer's channels, of the network as it is and of the copy that ours runs
+  for Score-CAM; for Ablation-CAM ours runs only what follows the layer;
+- Score-CAM and Ablation-CAM in a lean loop over one image and one channel: no gradients, nothing but the pass and the score;
 - the loops of pytorch-cnn-visualizations, written anew from what they do: one image at a time, a hook on the layer, a forward
-  pass, `backward` from a one-hot vector, the map as an array;
+  pass, `backward` from a one-hot vector, the map as an array. Its Score-CAM goes through the network's modules one after the
+  other with gradients recorded; for each channel it enlarges the map, leaves out constant ones, scales it from 0 to 1, runs
+  the picture times the map, takes the softmax's entry as an array and adds the map times it;
 - the same attribution with a batch of 16 and of 64, for the memory.
 """
 
@@ -29,7 +32,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from measuring import in_own_process, interleaved, measured, summary, write_results
+from measuring import RESULTS, in_own_process, interleaved, measured, summary, write_results
 
 WEIGHTS = "BENCHMARK_WEIGHTS"
 """In the environment of the measured processes: the checkpoint's file."""
@@ -148,21 +151,27 @@ def cams(names: tuple[str, ...]) -> Callable[[], Any]:
 
 
 def bare_forwards(of: str) -> Callable[[], Any]:
-    """A forward pass of all images for each of the layer's 64 channels, and nothing else."""
+    """A forward pass of all images for each of the layer's 64 channels, and nothing else: `plain`, or `folded` as ours runs."""
     import torch
 
+    from stratascope.tasks.vision.forward_copy import forward_copy
+
     given = Given()
+    with given.network.untouched():
+        copied = forward_copy(given.network, given.inputs, 64 * IMAGES)
+    assert copied is not given.network
+    module = copied.network if of == "folded" else given.module
 
     def whole() -> None:
         with torch.no_grad():
             for _ in range(64):
-                given.module(given.inputs)
+                module(given.inputs)
 
     return whole
 
 
 def one_by_one(of: str) -> Callable[[], Any]:
-    """Score-CAM or Ablation-CAM with one image and one channel at a time, for a few images."""
+    """Score-CAM or Ablation-CAM in a lean loop over one image and one channel, without gradients, for a few images."""
     import torch
     from torch.nn import functional
 
@@ -203,6 +212,8 @@ def image_loop(of: str) -> Callable[[], Any]:
     """pytorch-cnn-visualizations' way: one image, a hook, `backward` from a one-hot vector."""
     import torch
 
+    if of == "score_cam":
+        return score_cam_loop()
     given = Given()
     module, kept = given.module, {}
     layer = module.get_submodule(LAYER)
@@ -229,6 +240,45 @@ def image_loop(of: str) -> Callable[[], Any]:
     return every
 
 
+def score_cam_loop() -> Callable[[], Any]:
+    """pytorch-cnn-visualizations' Score-CAM, for a few images: its modules in a row, with gradients recorded."""
+    from torch.nn import functional
+
+    given = Given()
+    kept: dict[str, Any] = {}
+    layer = given.module.get_submodule(LAYER)
+
+    def passed(picture: Any) -> Any:
+        for name, part in given.module.named_children():
+            picture = part(picture.flatten(1) if name == "fc" else picture)
+        return picture
+
+    def one(image: Any, index: int) -> None:
+        picture = image[None].clone().requires_grad_()
+        handle = layer.register_forward_hook(lambda m, i, o: kept.update(values=o))
+        passed(picture)
+        handle.remove()
+        maps = kept["values"][0]
+        total = np.zeros(tuple(maps.shape[1:]), np.float32)
+        for channel in range(len(maps)):
+            shown = functional.interpolate(
+                maps[channel][None, None], (32, 32), mode="bilinear", align_corners=False
+            )
+            if shown.max() == shown.min():
+                continue
+            shown = (shown - shown.min()) / (shown.max() - shown.min())
+            share = functional.softmax(passed(picture * shown), 1)[0][index]
+            total += share.detach().numpy() * maps[channel].detach().numpy()
+        total = np.maximum(total, 0)
+        (total - total.min()) / (np.ptp(total) or 1)
+
+    def few() -> None:
+        for image, index in zip(given.inputs[:FEW], given.indices.tolist(), strict=False):
+            one(image, index)
+
+    return few
+
+
 def batched(size: str) -> Callable[[], Any]:
     from stratascope.tasks.vision.attribution_methods import method_named
 
@@ -243,8 +293,8 @@ KINDS: dict[str, Callable[[str], Callable[[], Any]]] = {
 }  # fmt: skip
 CASES = (
     "cams nine", "cams grad_cam", *(f"{kind} {name}" for name in GRADIENTS for kind in ("ours", "captum")),
-    *(f"{kind} {name}" for name in ("score_cam", "ablation_cam") for kind in ("cams", "one_by_one")), "bare forwards",
-    "image_loop gradient", "image_loop grad_cam", "batched 16", "batched 64",
+    *(f"{kind} {name}" for name in ("score_cam", "ablation_cam") for kind in ("cams", "one_by_one")), "bare plain", "bare folded",
+    "image_loop score_cam", "image_loop gradient", "image_loop grad_cam", "batched 16", "batched 64",
 )  # fmt: skip
 
 
@@ -257,17 +307,38 @@ def run(case: str) -> dict[str, Any]:
     work()
     times = 5 if kind in ("ours", "captum", "cams", "image_loop") and name not in ("score_cam", "smooth_grad", "integrated_gradients", "expected_gradients") else 1  # fmt: skip
     found = measured(lambda: [work() for _ in range(times)])
-    scale = (IMAGES / FEW if kind == "one_by_one" else 1) / times
+    scale = (IMAGES / FEW if kind == "one_by_one" or case == "image_loop score_cam" else 1) / times
     return found | {name: found[name] * scale for name in ("seconds", "processor_seconds")}
 
 
-def ratios(runs: dict[str, list[dict[str, Any]]], first: str, second: str) -> dict[str, float]:
+def compared() -> dict[str, tuple[str, str]]:
+    """The cases that each ratio divides, by its name."""
+    pairs = {"nine gradient maps by one Grad-CAM": ("cams nine", "cams grad_cam")}
+    for name in GRADIENTS:
+        pairs[f"{name} by captum's"] = (f"ours {name}", f"captum {name}")
+    for name in ("score_cam", "ablation_cam"):
+        pairs[f"{name} by a bare forward for each channel"] = (f"cams {name}", "bare plain")
+        pairs[f"{name} in a lean loop over images and channels, by ours"] = (f"one_by_one {name}", f"cams {name}")
+    pairs["score_cam by a bare forward of its copy for each channel"] = ("cams score_cam", "bare folded")
+    for name in ("score_cam", "grad_cam"):
+        pairs[f"{name}, one image at a time, by ours"] = (f"image_loop {name}", f"cams {name}")
+    pairs["gradient, one image at a time, by ours"] = ("image_loop gradient", "ours gradient")
+    return pairs
+
+
+def ratio(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> dict[str, float]:
     """Processor seconds of `first` by those of `second`, round by round."""
     found = [
         {"seconds": one["processor_seconds"] / two["processor_seconds"]}
-        for one, two in zip(runs[first], runs[second], strict=True)
+        for one, two in zip(first, second, strict=True)
     ]
-    return summary(found)
+    return summary(found) | {"rounds": len(found)}
+
+
+def earlier(part: str) -> dict[str, Any]:
+    """What the last run left of the cases or ratios, that a run of some cases alone keeps."""
+    path = RESULTS / "vision.json"
+    return dict(json.loads(path.read_text())[part]) if path.exists() else {}
 
 
 def main() -> None:
@@ -275,28 +346,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--weights", default="")
     parser.add_argument("--case", default="")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="words in the ratios to measure anew"
+    )
     options = parser.parse_args()
     if options.weights:
         os.environ[WEIGHTS] = str(Path(options.weights).absolute())
     if options.case:
         print(json.dumps(run(options.case)))
         return
-    rounds = options.rounds
-    runs = interleaved(rounds, CASES, lambda case: in_own_process(__file__, "--case", case))
-    compared = {"nine gradient maps by one Grad-CAM": ratios(runs, "cams nine", "cams grad_cam")}
-    for name in GRADIENTS:
-        compared[f"{name} by captum's"] = ratios(runs, f"ours {name}", f"captum {name}")
-    for name in ("score_cam", "ablation_cam"):
-        compared[f"{name} by a bare forward for each channel"] = ratios(runs, f"cams {name}", "bare forwards")
-        compared[f"{name} one image and one channel at a time, by ours"] = ratios(runs, f"one_by_one {name}", f"cams {name}")  # fmt: skip
-    compared["gradient, one image at a time, by ours"] = ratios(runs, "image_loop gradient", "ours gradient")
-    compared["grad_cam, one image at a time, by ours"] = ratios(runs, "image_loop grad_cam", "cams grad_cam")
+    pairs = compared()
+    wanted = {name for name in pairs if not options.only or any(word in name for word in options.only)}
+    chosen = [case for case in CASES if not options.only or any(case in pairs[name] for name in wanted)]
+    runs = interleaved(options.rounds, chosen, lambda case: in_own_process(__file__, "--case", case))
+    found = {name: ratio(runs[pairs[name][0]], runs[pairs[name][1]]) for name in wanted}
     cases = {
-        case: {"processor seconds": summary(found, "processor_seconds"), "peak megabytes": summary(found, "peak_bytes")["median"] / 1e6}
-        for case, found in runs.items()
+        case: {"processor seconds": summary(own, "processor_seconds"), "peak megabytes": summary(own, "peak_bytes")["median"] / 1e6}
+        for case, own in runs.items()
     }  # fmt: skip
-    write_results("vision", {"what": __doc__, "threads": 1, "rounds": rounds, "weights": Path(options.weights).name, "images": IMAGES, "layer": LAYER, "ratios": compared, "cases": cases})  # fmt: skip
-    print(json.dumps(compared, indent=1))
+    kept = {name: numbers for name, numbers in earlier("ratios").items() if name in pairs}
+    kept_cases = {case: numbers for case, numbers in earlier("cases").items() if case in CASES}
+    write_results("vision", {"what": __doc__, "threads": 1, "weights": Path(options.weights).name, "images": IMAGES, "layer": LAYER, "ratios": kept | found, "cases": kept_cases | cases})  # fmt: skip
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

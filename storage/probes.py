@@ -96,6 +96,15 @@ class Probe:
             name = next(iter(self.masks), "")
         return self.masks[name][rows] if name in self.masks else None
 
+    def target_mask_at(self, rows: slice) -> np.ndarray | None:
+        """bool (sample, token), true where a target of `rows` is real; None where all are, or targets are no sequences.
+
+        It is the mask of the input that has as many tokens; of several the last, which is what a decoder is shown.
+        """
+        shape = () if self.targets is None else tuple(self.targets.shape[:2])
+        fitting = [name for name, mask in self.masks.items() if tuple(mask.shape) == shape]
+        return self.mask_at(rows, fitting[-1]) if fitting else None
+
     def pictures_at(self, rows: slice) -> np.ndarray | None:
         """uint8 (sample, y, x, channel) of `rows` for people to look at, with the normalisation undone.
 

@@ -27,7 +27,7 @@ class GivenSamples:
     """An array (sample, …), or a mapping of such, perhaps nested."""
     targets: np.ndarray | None
     mask: np.ndarray | None
-    """bool (sample, token), true for real tokens; None where all are."""
+    """bool (sample, token), true where a target is real; None where all are."""
     sample_id: np.ndarray
     class_names: tuple[str, ...]
 
@@ -62,7 +62,7 @@ def given_samples(probe: Probe, rows: np.ndarray) -> GivenSamples:
         inside = ascending[first:last]
         span = slice(int(inside[0]), int(inside[-1]) + 1)
         inputs.append(_taken(probe.inputs_at(span), inside - span.start))
-        masks.append(probe.mask_at(span))
+        masks.append(probe.target_mask_at(span))
         if masks[-1] is not None:
             masks[-1] = masks[-1][inside - span.start]
     back = np.argsort(order, kind="stable")

@@ -82,6 +82,8 @@ class ParallelTextOptions(Options):
     minimum_count: int = Field(default=2, ge=1)
     length: int = Field(default=32, ge=2)
     """Tokens to a sentence, its end mark included."""
+    longest: int | None = Field(default=None, ge=1)
+    """Only pairs of which neither sentence has more words."""
 
 
 class MadeUpOptions(Options):
@@ -216,7 +218,7 @@ def _csv_series(split: str, folder: Path, options: SeriesOptions) -> Dataset:
 
 def _multi30k(split: str, folder: Path, options: ParallelTextOptions) -> Dataset:
     place, languages = folder / "text" / "multi30k", (options.source, options.target)
-    return parallel_text.load(place, split, languages, options.minimum_count, options.length)
+    return parallel_text.load(place, split, languages, options.minimum_count, options.length, options.longest)
 
 
 def _multi30k_files(split: str, folder: Path, options: ParallelTextOptions) -> list[Path]:
@@ -274,9 +276,7 @@ SOURCES: dict[str, Source] = {
     "multi30k": Source(_multi30k, _multi30k_files, tuple(parallel_text.SPLITS), ParallelTextOptions),
     "metr_la_week": Source(_traffic, _one("traffic-los", "los_speed.csv"), _ALL, TrafficOptions),
     "dates": _made_up(dates.load, dates.source_files, DatesOptions),
-    "repeated_tokens": _made_up(
-        token_tasks.repeated_tokens, token_tasks.source_files, RepeatedTokensOptions
-    ),
+    "repeated_tokens": _made_up(token_tasks.repeated_tokens, token_tasks.source_files, RepeatedTokensOptions),
     "delayed_recall": _made_up(token_tasks.delayed_recall, token_tasks.source_files, DelayedRecallOptions),
     "adding_problem": _made_up(token_tasks.adding_problem, token_tasks.source_files, AddingProblemOptions),
     "image_folder": Source(_image_folder, _given, (), ImageFolderOptions),

@@ -149,7 +149,7 @@ def fetch(name: str, folder: Path | None = None) -> list[Path]:
     """
     if name not in PUBLIC:
         known = name in SOURCES
-        reason = "is published nowhere as it is used here, or is your own" if known else "is not known"
+        reason = "is made up here, published nowhere as it is used here, or your own" if known else "is not known"
         raise ConfigurationError(
             f"data set {name!r} {reason}; `data get` fetches {', '.join(PUBLIC)}." + did_you_mean(name, PUBLIC)
         )

@@ -51,12 +51,20 @@ def source_files(folder: Path, split: str, languages: tuple[str, str]) -> list[P
     return found
 
 
-def load(folder: Path, split: str, languages: tuple[str, str], minimum_count: int, length: int) -> Dataset:
+def load(
+    folder: Path,
+    split: str,
+    languages: tuple[str, str],
+    minimum_count: int,
+    length: int,
+    longest: int | None = None,
+) -> Dataset:
     """Token ids int64 of `length` places, padded with 0.
 
     `inputs` are `source` (words, then end) and `target` (begin, then words: what a decoder is shown); `targets`
     are (words, then end: what it is to say), with 0 in the padding. Longer sentences are cut. `masks` tell the
-    real tokens of both inputs; the target's mask holds for `targets` too.
+    real tokens of both inputs; the target's mask holds for `targets` too. With `longest`, pairs of which a sentence has
+    more words are left out, from the vocabulary too. A sample's id is its line in the files, from 0.
     """
     paths = source_files(folder, split, languages)
     chosen = [_sentences(path) for path in paths[:2]]
@@ -65,7 +73,8 @@ def load(folder: Path, split: str, languages: tuple[str, str], minimum_count: in
         raise ProbeError(
             f"{paths[0]} has {len(chosen[0])} lines, {paths[1].name} has {len(chosen[1])}: they are no pairs."
         )
-    words = [build_vocabulary(sentences, minimum_count) for sentences in training]
+    lines, chosen = _short(chosen, longest)
+    words = [build_vocabulary(sentences, minimum_count) for sentences in _short(training, longest)[1]]
     source, target = (_codes(sentences, known) for sentences, known in zip(chosen, words, strict=True))
     inputs = {
         "source": _padded([[*codes[: length - 1], END] for codes in source], length),
@@ -75,9 +84,20 @@ def load(folder: Path, split: str, languages: tuple[str, str], minimum_count: in
         inputs,
         _padded([[*codes[: length - 1], END] for codes in target], length),
         kind="text",
+        sample_id=lines,
         masks={name: values != PADDING for name, values in inputs.items()},
         names={"source": words[0], "target": words[1]},
     )
+
+
+def _short(pairs: list[list[list[str]]], longest: int | None) -> tuple[np.ndarray, list[list[list[str]]]]:
+    """Numbers int64 of the lines of which both sentences have at most `longest` words, and these sentences."""
+    kept = [
+        line
+        for line, pair in enumerate(zip(*pairs, strict=False))
+        if longest is None or max(map(len, pair)) <= longest
+    ]
+    return np.array(kept, np.int64), [[sentences[line] for line in kept] for sentences in pairs]
 
 
 def _sentences(path: Path) -> list[list[str]]:

@@ -140,7 +140,7 @@ def _batches(probe: Probe, options: GradientsOptions, size: int) -> Iterator[Bat
         span = slice(int(rows[0]), int(rows[-1]) + 1)
         inside = rows - span.start
         assert probe.targets is not None
-        mask = probe.mask_at(span)
+        mask = probe.target_mask_at(span)
         yield _taken(probe.inputs_at(span), inside), probe.targets[rows], None if mask is None else mask[inside]
 
 

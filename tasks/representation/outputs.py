@@ -122,7 +122,7 @@ def gather(context: CheckpointContext, name: str, probe: Probe) -> Answers:
     parts: list[dict[str, Any]] = []
     fits = _Fit()
     for rows, stored in _slices(context, name):
-        mask = getattr(probe, "mask_at", lambda rows: None)(rows)
+        mask = getattr(probe, "target_mask_at", lambda rows: None)(rows)
         assert probe.targets is not None
         counted = counted_rows(torch.from_numpy(stored), torch.from_numpy(probe.targets[rows]), mask, subject.task)
         if not len(counted.owner):

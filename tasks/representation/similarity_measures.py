@@ -27,6 +27,7 @@ from stratascope.tasks.representation.similarity_resampling import (
     subsampled,
 )
 from stratascope.tasks.representation.similarity_sides import Side
+from stratascope.tasks.representation.symmetric_matrices import left_singular, singular_values
 
 INVARIANCES = {
     "feature_permutation": "permutation of the features",
@@ -162,13 +163,10 @@ def shape_distance(first: Side, second: Side, alpha: float) -> float:
     Williams et al. 2021. α = 1 aligns the layers as they are, 0 whitens them first (the angle of
     canonical correlations); between them the result depends on the features' scale, as published.
     """
-    from scipy.linalg import svdvals
-
     if alpha < 1:
         _canonical_or_not(first.rank, second.rank, first.n)
-    cosines = first.basis.T @ second.basis
     weights = [alpha * side.spread + (1 - alpha) for side in (first, second)]
-    nuclear = float(svdvals(weights[0][:, None] * cosines * weights[1][None]).sum())
+    nuclear = float(singular_values(weights[0][:, None] * first.cosines(second) * weights[1][None]).sum())
     sizes = [float(np.linalg.norm(item)) for item in weights]
     return float(np.arccos(np.clip(nuclear / (sizes[0] * sizes[1]), -1.0, 1.0)))
 
@@ -197,11 +195,9 @@ def _canonical_or_not(first: int, second: int, n: int) -> None:
 
 def svcca(first: Side, second: Side, share: float = SVCCA_SHARE) -> float:
     """Mean canonical correlation of the leading components with `share` of each side's variance. Raghu et al. 2017."""
-    from scipy.linalg import svdvals
-
-    kept = [side.leading(share) for side in (first, second)]
-    _canonical_or_not(kept[0], kept[1], first.n)
-    correlations = svdvals(first.basis[:, : kept[0]].T @ second.basis[:, : kept[1]])
+    kept = first.leading(share), second.leading(share)
+    _canonical_or_not(*kept, first.n)
+    correlations = singular_values(first.cosines(second, kept))
     return float(np.clip(correlations, 0.0, 1.0).mean())
 
 
@@ -211,8 +207,8 @@ def pwcca(first: Side, second: Side) -> float:
     The weights sum |<h, z>| over the first side's axes z: its principal components in place of its neurons, so that a
     rotation changes nothing.
     """
-    _canonical_or_not(first.rank, second.rank, first.n)
-    left, correlations, _ = np.linalg.svd(first.basis.T @ second.basis, full_matrices=False)
+    _canonical_or_not(first.rank, second.dimension, first.n)
+    left, correlations = left_singular(first.cosines(second, turned=True))
     weights = np.abs(left * first.spread[:, None]).sum(0)
     return float((weights * np.clip(correlations, 0.0, 1.0)).sum() / weights.sum())
 

@@ -21,6 +21,9 @@ from stratascope.tasks.representation.similarity_sides import Side
 Interval = tuple[float, float]
 Compare = Callable[[Side, Side], float]
 
+SHARES = 0.5, 0.75
+"""Of the samples, in each round without replacement: the first that a measure can be had of."""
+
 
 @lru_cache(maxsize=4)
 def drawn(samples: int, rounds: int, seed: int) -> np.ndarray:
@@ -141,14 +144,24 @@ def permuted_procrustes(first: Side, second: Side, rounds: int, seed: int) -> np
 
 
 def subsampled(compare: Compare, first: Side, second: Side, value: float, rounds: int, seed: int) -> Interval:
-    """The interval of any measure from its values on halves of the samples, each half decomposed anew."""
-    values = []
-    for rows in subsamples(first.n, rounds, seed):
+    """The interval of any measure from its values on halves of the samples, each half decomposed anew.
+
+    Where a half is refused, as one is that has no more samples than both sides have components, from three quarters:
+    the rule by which their spread is brought to the size of the whole holds for any share (Shao and Wu 1989).
+    """
+
+    def on(rows: np.ndarray) -> float:
         try:
-            values.append(compare(first.subset(rows), second.subset(rows)))
+            return compare(first.subset(rows), second.subset(rows))
         except DoesNotApply:
-            values.append(float("nan"))
-    return subsample_interval(value, np.asarray(values))
+            return float("nan")
+
+    for share in SHARES:
+        drawings = subsamples(first.n, rounds, seed, share)
+        values = [on(next(drawings))] if rounds else []
+        if np.isfinite(values).all() or share == SHARES[-1]:
+            break
+    return subsample_interval(value, np.asarray([*values, *map(on, drawings)]), share)
 
 
 def reordered(side: Side, order: np.ndarray) -> Side:

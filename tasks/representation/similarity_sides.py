@@ -10,6 +10,7 @@ import numpy as np
 
 from stratascope.errors import DoesNotApply
 from stratascope.tasks.representation.decomposition import Decomposition, decompose
+from stratascope.tasks.representation.symmetric_matrices import Eigenpairs, full_rank_factor
 
 Dissimilarity = Literal["correlation", "euclidean"]
 
@@ -28,6 +29,7 @@ class Side:
         self._found = found
         self._values = values
         self._sorted: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._crossed: tuple[Side, np.ndarray] | None = None
 
     @classmethod
     def of(cls, values: np.ndarray, neighbours: int = 20, lost_gram: float = 0.0) -> Side:
@@ -88,6 +90,11 @@ class Side:
         spread = self._spread
         return int((spread**2 > _LEAST_VARIANCE * (spread**2).max()).sum())
 
+    @property
+    def dimension(self) -> int:
+        """The same as `rank`, by whatever way is quicker."""
+        return self.rank
+
     @cached_property
     def basis(self) -> np.ndarray:
         """float64 (sample, component): orthonormal columns, which span what the kept features span; largest first."""
@@ -99,10 +106,31 @@ class Side:
         """float64 (component,): the norm of each column of the scores that `basis` normalises."""
         return self._spread[: self.rank]
 
+    @cached_property
+    def own_products(self) -> np.ndarray:
+        """float64 (component, component): inner products of the components of the scores."""
+        return self.scores.T @ self.scores
+
+    def products(self, other: Side) -> np.ndarray:
+        """The same with the components of another side's scores; those with the last other are remembered."""
+        if other is self:
+            return self.own_products
+        if self._crossed is None or self._crossed[0] is not other:
+            self._crossed = other, self.scores.T @ other.scores
+        return self._crossed[1]
+
+    def cosines(self, other: Side, kept: tuple[int, int] | None = None, turned: bool = False) -> np.ndarray:
+        """float64 (component, component): inner products of both bases, of the `kept` first components where given.
+
+        With `turned`, any orthonormal columns that span the same may stand for the other's basis, whatever is quicker.
+        """
+        mine, theirs = kept or (self.rank, other.rank)
+        found: np.ndarray = self.basis[:, :mine].T @ other.basis[:, :theirs]
+        return found
+
     def leading(self, share: float) -> int:
         """How many components it takes for `share` of the variance. Raises DoesNotApply where fewer are kept."""
-        shares = np.cumsum(self.found.variance) / self.found.variance.sum()
-        count = int(np.searchsorted(shares, share * (1 - 1e-12))) + 1
+        count = components_of(self.found.variance, share)
         if count > self.found.scores.shape[1]:
             raise DoesNotApply(
                 f"only {1 - self.lost_variance:.2%} of the variance is kept of a layer, and {share:.0%} are asked "
@@ -168,7 +196,7 @@ class Side:
 
     def subset(self, rows: np.ndarray) -> Side:
         """The same of some samples only, centred and decomposed anew where that is asked for."""
-        return _Subset(self, rows)
+        return (_LongSubset if len(rows) > self.scores.shape[1] else _Subset)(self, rows)
 
 
 class _Subset(Side):
@@ -209,6 +237,80 @@ class _Subset(Side):
         low, high = self._rows[first], self._rows[second]
         found: np.ndarray = distances[low * (2 * self._whole.n - low - 1) // 2 + high - low - 1]
         return found
+
+
+class _LongSubset(_Subset):
+    """More samples than components: what spans the samples follows from products of components, without their scores."""
+
+    @cached_property
+    def _left_out(self) -> np.ndarray | None:
+        """The rows that are not in it, where those are fewer."""
+        if 2 * len(self._rows) <= self._whole.n:
+            return None
+        return np.setdiff1d(np.arange(self._whole.n), self._rows, assume_unique=True)
+
+    @cached_property
+    def own_products(self) -> np.ndarray:
+        return self._products_within(self)
+
+    def products(self, other: Side) -> np.ndarray:
+        if other is self or not isinstance(other, _LongSubset):
+            return super().products(other)
+        return self._products_within(other)
+
+    def _products_within(self, other: _LongSubset) -> np.ndarray:
+        """From those of all samples less those of the samples left out, where these are fewer."""
+        left_out = self._left_out
+        rows = self._rows if left_out is None else left_out
+        mine, theirs = self._whole.scores[rows], other._whole.scores[rows]
+        # A matrix times its own transpose, and no copy of it, is found in half the time.
+        found = mine.T @ (mine if other is self else theirs)
+        if left_out is not None:
+            # The scores of all samples sum to 0: those of the rest have the same sum with the other sign.
+            found = self._whole.products(other._whole) - found
+        found -= np.outer(mine.sum(0), theirs.sum(0)) / self.n
+        return found
+
+    @cached_property
+    def _factor(self) -> tuple[np.ndarray, np.ndarray] | None:
+        return full_rank_factor(self.own_products, _LEAST_VARIANCE)
+
+    @cached_property
+    def _axes(self) -> Eigenpairs:
+        """Principal components: squared norms, and directions (component of the whole, component)."""
+        return Eigenpairs(self.own_products)
+
+    @cached_property
+    def _spread(self) -> np.ndarray:
+        found: np.ndarray = np.sqrt(np.maximum(self._axes.values, 0.0))
+        return found
+
+    @property
+    def dimension(self) -> int:
+        return self.rank if self._factor is None else len(self.own_products)
+
+    def leading(self, share: float) -> int:
+        return min(components_of(self._spread**2, share), self.rank)
+
+    def cosines(self, other: Side, kept: tuple[int, int] | None = None, turned: bool = False) -> np.ndarray:
+        from scipy.linalg import solve_triangular
+
+        if not isinstance(other, _LongSubset):
+            return super().cosines(other, kept, turned)
+        mine = kept[0] if kept else self.rank
+        half = self._axes.vectors(mine).T @ self.products(other) / self._spread[:mine, None]
+        if turned and kept is None and other._factor is not None:
+            sizes, factor = other._factor
+            found: np.ndarray = solve_triangular(factor, (half / sizes).T, lower=True, check_finite=False).T
+            return found
+        theirs = kept[1] if kept else other.rank
+        return half @ (other._axes.vectors(theirs) / other._spread[:theirs])
+
+
+def components_of(variance: np.ndarray, share: float) -> int:
+    """How many components, of falling `variance` (component,), it takes for `share` of the whole."""
+    shares = np.cumsum(variance) / variance.sum()
+    return int(np.searchsorted(shares, share * (1 - 1e-12))) + 1
 
 
 def mean_ranks(ascending: np.ndarray) -> np.ndarray:

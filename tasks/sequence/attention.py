@@ -101,7 +101,7 @@ def gathered(
 
     Raises DoesNotApply where the network has no attention.
     """
-    from stratascope.tasks.sequence.attention_axes import patch_grid, spec_with_axes
+    from stratascope.tasks.sequence.attention_axes import of_samples, patch_grid, real_tokens, spec_with_axes
     from stratascope.tasks.sequence.attention_calls import captured_attention
     from stratascope.tasks.sequence.attention_statistics import LayerStatistics
 
@@ -115,15 +115,15 @@ def gathered(
         for rows in network.batches_of(samples.given, size):
             network.run(samples.given.part(rows))
             for call in recorder.take():
-                call = _of_samples(call, rows.stop - rows.start, network.fixed_batch_size)
+                call = of_samples(call, rows.stop - rows.start, network.fixed_batch_size)
                 if call.layer not in layers:
                     grid = patch_grid(samples, call.weights.shape[3]) if call.kind == "self" else None
                     if grid is not None:
                         call.query_input = call.key_input = None
-                    layers[call.layer] = LayerStatistics(_without_weights(call), asked, grid, shown)
+                    layers[call.layer] = LayerStatistics(_without_weights(call), asked, grid, shown, len(layers))
                 known = layers[call.layer]
-                queries = _real(samples, known.call.query_input, rows, call.weights.shape[2])
-                keys = _real(samples, known.call.key_input, rows, call.weights.shape[3] - call.added_keys)
+                queries = real_tokens(samples, known.call.query_input, rows, call.weights.shape[2])
+                keys = real_tokens(samples, known.call.key_input, rows, call.weights.shape[3] - call.added_keys)
                 known.add(call, queries, keys, _codes(samples, known.call, rows))
     return layers, gap
 
@@ -204,37 +204,10 @@ def _unseen(network: Any, calls: list[AttentionCall]) -> str:
     return ""
 
 
-def _of_samples(call: AttentionCall, count: int, fixed: int | None) -> AttentionCall:
-    """`call` with the weights of the samples alone. Raises DoesNotApply where its first axis is not that of the samples."""
-    from dataclasses import replace
-
-    found = len(call.weights)
-    if found == count:
-        return call
-    if fixed is not None and found == fixed:
-        return replace(
-            call, weights=call.weights[:count], allowed=None if call.allowed is None else call.allowed[:count]
-        )
-    raise DoesNotApply(
-        f"{call.layer!r} has weights of {found} rows for {count} samples: its first axis is not that of the samples "
-        "(time steps or windows folded into it, or `batch_first` forgotten)."
-    )
-
-
 def _without_weights(call: AttentionCall) -> AttentionCall:
     from dataclasses import replace
 
     return replace(call, weights=call.weights[:0], allowed=None)
-
-
-def _real(samples: SequenceSamples, name: str | None, rows: slice, count: int) -> Tensor | None:
-    """bool (sample, token) of input `name`; None where all of them are real, or it has not that many."""
-    import torch
-
-    if name is None or name not in samples.probe.masks:
-        return None
-    real = samples.real(name)[rows]
-    return torch.from_numpy(real) if real.shape[1] == count else None
 
 
 def _codes(samples: SequenceSamples, call: AttentionCall, rows: slice) -> Tensor | None:

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stratascope.errors import DoesNotApply
 from stratascope.storage.datasets.dataset import leaves_of, nested
 from stratascope.tasks.sequence.sequence_samples import SequenceSamples, token_count
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from stratascope.tasks.given_samples import GivenSamples
     from stratascope.tasks.sequence.attention_calls import AttentionCall, AttentionSpec
     from stratascope.tasks.sequence.sequence_network import SequenceNetwork
@@ -79,6 +82,31 @@ def spec_with_axes(network: SequenceNetwork, samples: SequenceSamples, spec: Att
                 changed[call.layer].append(name)
     axes = {call.layer: _axes_of(call, changed[call.layer], lengths) for call in base}
     return replace(spec, axes=axes)
+
+
+def of_samples(call: AttentionCall, count: int, fixed: int | None) -> AttentionCall:
+    """`call` with the weights of the samples alone. Raises DoesNotApply where its first axis is not that of the samples."""
+    found = len(call.weights)
+    if found == count:
+        return call
+    if fixed is not None and found == fixed:
+        return replace(
+            call, weights=call.weights[:count], allowed=None if call.allowed is None else call.allowed[:count]
+        )
+    raise DoesNotApply(
+        f"{call.layer!r} has weights of {found} rows for {count} samples: its first axis is not that of the samples "
+        "(time steps or windows folded into it, or `batch_first` forgotten)."
+    )
+
+
+def real_tokens(samples: SequenceSamples, name: str | None, rows: slice, count: int) -> Tensor | None:
+    """bool (sample, token) of input `name`; None where all of them are real, or it has not that many."""
+    import torch
+
+    if name is None or name not in samples.probe.masks:
+        return None
+    real = samples.real(name)[rows]
+    return torch.from_numpy(real) if real.shape[1] == count else None
 
 
 def _axes_of(call: AttentionCall, changed: list[str], lengths: Mapping[str, int]) -> tuple[str | None, str | None]:

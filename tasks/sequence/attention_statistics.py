@@ -65,6 +65,8 @@ class LayerStatistics:
     grid: PatchGrid | None
     shown: int
     """So many first samples are kept as they are."""
+    place: int = 0
+    """Its number in the order of execution."""
     scores: dict[str, SampleMoments] = field(default_factory=dict)
     chances: dict[str, SampleMoments] = field(default_factory=dict)
     lags: SampleMoments = field(default_factory=SampleMoments)
@@ -175,7 +177,7 @@ class LayerStatistics:
         call = self.call
         about = {
             "residual": call.residual, "kind": call.kind, "query_input": call.query_input, "key_input": call.key_input,
-            "added_keys": call.added_keys,
+            "added_keys": call.added_keys, "place": self.place,
         }  # fmt: skip
         if self.grid is not None:
             about["grid"] = [self.grid.leading, self.grid.rows, self.grid.columns, self.grid.patch]

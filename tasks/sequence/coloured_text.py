@@ -16,9 +16,9 @@ from stratascope.tasks.report.svg import COLOURS
 from stratascope.tasks.report.text import visible
 
 ABOVE, BELOW, STRIP = (f"var(--c{COLOURS[place][1:].lower()})" for place in (0, 4, 2))
-COLUMNS = 56
+COLUMNS = 64
 """So many characters stand in a line at most."""
-_CELL, _LINE, _LETTER, _SMALL = 8.2, 25, 12, 10.5
+_CELL, _LINE, _LETTER, _SMALL = 7.8, 25, 12, 10.5
 _LEGEND = 28
 _BLANK = {"\n": "↵", " ": "", "\t": "→"}
 
@@ -35,42 +35,49 @@ class TextPiece:
     """(start, stop) of tokens to put a frame around."""
 
 
-def text_lines(words: Sequence[str], columns: int = COLUMNS) -> list[list[tuple[int, int, int]]]:
-    """Lines of (token, column, width): a line ends behind a line feed, and before it would grow beyond `columns`."""
+def text_lines(
+    words: Sequence[str], columns: int = COLUMNS, breaks: bool = True
+) -> list[list[tuple[int, int, int]]]:
+    """Lines of (token, column, width): a line ends behind a line feed (with `breaks`), and before it would grow beyond `columns`."""
     gap = 0 if all(len(word) <= 1 for word in words) else 1
     lines: list[list[tuple[int, int, int]]] = [[]]
     column = 0
     for number, word in enumerate(words):
         width = max(1, min(len(word), columns))
-        if column and column + width > columns:
+        if column and column + width > columns and word != "\n":
             lines.append([])
             column = 0
         lines[-1].append((number, column, width))
         column += width + gap
-        if word == "\n":
+        if breaks and word == "\n":
             lines.append([])
             column = 0
     return [line for line in lines if line]
 
 
 def coloured_text(
-    pieces: Sequence[TextPiece], legend: str, strip_label: str = "", columns: int = COLUMNS, signed: bool = True
+    pieces: Sequence[TextPiece],
+    legend: str,
+    strip_label: str = "",
+    columns: int = COLUMNS,
+    signed: bool = True,
+    breaks: bool = True,
 ) -> str:
     """SVG of the texts below each other, each below its title; `legend` says what the colours mean.
 
-    The colours run from -1 to 1, or from 0 to 1 where they are not `signed`.
+    The colours run from -1 to 1, or from 0 to 1 where they are not `signed`; without `breaks` a line feed ends no line.
     """
     body = list(_legend(legend, strip_label, columns, signed))
     top = float(_LEGEND)
     for piece in pieces:
         body.append(_text(0, top + 14, piece.title, _SMALL, "font-weight:bold;fill-opacity:.75"))
         top += 21
-        for line in text_lines(piece.words, columns):
+        for line in text_lines(piece.words, columns, breaks):
             body += _line(piece, line, top)
             top += _LINE
         top += 6
-    width = columns * _CELL + 4
-    return f'<svg viewBox="0 0 {width:.0f} {top:.0f}" style="--w:{width:.0f}">{"".join(body)}</svg>'
+    width = (columns + 1) * _CELL + 8
+    return f'<svg viewBox="-5 0 {width:.0f} {top:.0f}" style="--w:{width:.0f}">{"".join(body)}</svg>'
 
 
 def _line(piece: TextPiece, line: list[tuple[int, int, int]], top: float) -> Iterator[str]:
@@ -136,6 +143,5 @@ def _legend(legend: str, strip_label: str, columns: int, signed: bool) -> Iterat
     yield _text(end * _CELL, 15, f"1   {legend}", _SMALL)
     if strip_label:
         yield _text(columns * _CELL, 15, strip_label, _SMALL, "text-anchor:end")
-        yield _bar(
-            columns - 0.72 * len(strip_label) - 2.2, columns - 0.72 * len(strip_label) - 0.7, 9, 6, f"fill:{STRIP}"
-        )
+        left = columns - (5.7 * len(strip_label) + 18) / _CELL
+        yield _bar(left, left + 1.6, 8, 6, f"fill:{STRIP}")

@@ -28,6 +28,8 @@ class StateGradients:
     layer: str
     state: str
     """`hidden` or `cell`."""
+    cell: str
+    """`lstm`, `gru`, `rnn_tanh` or `rnn_relu`."""
     loss_steps: tuple[int, ...]
     """Ascending; (-1,) where the loss is one of the whole sequence, which the lag then counts back from the last step of."""
     window: int
@@ -122,14 +124,15 @@ class GradientTables:
                 _step_lags(own, real, losses.counts[:, step].numpy(), step, window, backwards)
                 for own, step in zip(values, steps, strict=True)
             ]  # fmt: skip
-            own = self._of(trace.layer, kind, steps, window)
+            own = self._of(trace, kind, steps, window)
             own.residual = max(own.residual, trace.residual)
             own.add(np.stack(back), part.sample_id, shown)
 
-    def _of(self, layer: str, kind: str, steps: tuple[int, ...], window: int) -> StateGradients:
+    def _of(self, trace: RecurrentTrace, kind: str, steps: tuple[int, ...], window: int) -> StateGradients:
+        layer = trace.layer
         if (layer, kind) not in self.found:
             tables = [StreamedProfile(0) for _ in steps]
-            self.found[layer, kind] = StateGradients(layer, kind, steps, window, self._made(), tables)
+            self.found[layer, kind] = StateGradients(layer, kind, trace.cell, steps, window, self._made(), tables)
         own = self.found[layer, kind]
         own.window = max(own.window, window)
         return own

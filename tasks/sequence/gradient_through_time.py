@@ -131,7 +131,7 @@ def _arrays(probe: str, found: StateGradients) -> dict[str, NamedArray]:
     place = f"{probe}/{encode_path_part(found.layer)}/{found.state}"
     about = {
         "loss_step": list(found.loss_steps), "window": found.window, "residual": found.residual,
-        "backwards": found.backwards, "samples": found.profile.samples,
+        "backwards": found.backwards, "cell": found.cell, "samples": found.profile.samples,
     }  # fmt: skip
     profile = np.stack([found.profile.mean, *found.profile.band()]).astype(np.float32)
     arrays = {

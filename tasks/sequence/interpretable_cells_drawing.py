@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 TEXTS = 6
 """So many features get texts, those that are followed best."""
 _FRAMES = 6
-_UNITS = 48
+_EACH = 3
+"""Of each feature so many units stand in the map."""
 _PANELS = 12
 
 
@@ -36,7 +37,7 @@ def draw(view: View, options: Any) -> Iterator[Figure]:
         steps = sorted({int(step) for step in rows[rows["probe"] == probe]["step"]})
         for name in inputs_of(view.store, view.run, steps[-1], probe):
             found = FoundCells(view.store, view.run, steps[-1], probe, name)
-            yield _scores(view, found, options, headline=probe == lead)
+            yield _scores(view, found, options, steps[0], headline=probe == lead)
             if probe == lead:
                 yield from _texts(view, found, steps, options)
                 yield _profiles(view, found)
@@ -61,10 +62,22 @@ def _spread(found: FoundCells) -> str:
     return f"The widest interval is that of “{found.facts['titles'][place]}”: {widths[place]:.2f}."
 
 
-def _scores(view: View, found: FoundCells, options: Any, headline: bool) -> Figure:
+def _early(early: FoundCells | None, options: Any) -> str:
+    """What the first checkpoint says to the same question."""
+    if early is None or not early.facts:
+        return "Random weights pass this test too: only an earlier checkpoint tells what was learned."
+    sure = int((early.numbers["corrected"] < options.level).sum())
+    return (
+        f"At step {plain_step(early.step)} {sure} of {len(early.facts['features'])} were tracked already, the best with "
+        f"r = {np.nanmax(early.numbers['score']):.2f}: any state that depends on the text passes the test, learned or not."
+    )
+
+
+def _scores(view: View, found: FoundCells, options: Any, first: int, headline: bool) -> Figure:
     from stratascope.tasks.report.style import COLOURS, INK, new_axes, to_svg
 
     order, numbers = in_order(found)[::-1], found.numbers
+    early = None if first == found.step else FoundCells(view.store, view.run, first, found.probe, found.name)
     figure, axes = new_axes(6.6, 0.27 * len(order) + 0.9)
     axes.grid(False)
     axes.axvline(0, color=INK, alpha=0.4, linewidth=0.8)
@@ -80,6 +93,9 @@ def _scores(view: View, found: FoundCells, options: Any, headline: bool) -> Figu
             markersize=6,
             markerfacecolor=colour if sure else "none",
         )
+        at = None if early is None else early.place_of(found.facts["features"][place])
+        if early is not None and at is not None:
+            axes.plot(early.numbers["score"][at], height, "x", color=COLOURS[1], markersize=6, markeredgewidth=1.6)
         axes.annotate(
             f"{found.facts['layers'][place]} {found.facts['kinds'][place]} {int(numbers['unit'][place])}",
             (1.02, height), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=INK,
@@ -94,7 +110,7 @@ def _scores(view: View, found: FoundCells, options: Any, headline: bool) -> Figu
         "probe_line": f"Probe {found.probe}" + (f", input {found.name}." if found.name != "input" else "."),
         "level": options.level, "step": plain_step(found.step), "tracked": sure, "count": len(order),
         "best": found.facts["titles"][best], "best_score": numbers["score"][best], "best_unit": int(numbers["unit"][best]),
-        "best_layer": found.facts["layers"][best], "spread": _spread(found), "samples": int(rows["n"].max()),
+        "best_layer": found.facts["layers"][best], "spread": _spread(found), "early": _early(early, options), "samples": int(rows["n"].max()),
     }  # fmt: skip
     table: dict[str, list[Any]] = {"feature": found.facts["features"], "layer": found.facts["layers"], "state": found.facts["kinds"]}  # fmt: skip
     table |= {name: values.tolist() for name, values in numbers.items()}
@@ -136,6 +152,7 @@ def _texts(view: View, found: FoundCells, steps: Sequence[int], options: Any) ->
     for place in in_order(found)[:TEXTS]:
         feature, title = found.facts["features"][place], found.facts["titles"][place]
         frames = []
+        early = "there is no earlier checkpoint to hold this against"
         for step in even_choice(steps, _FRAMES):
             other = (
                 found if step == found.step else FoundCells(view.store, view.run, step, found.probe, found.name)
@@ -144,6 +161,8 @@ def _texts(view: View, found: FoundCells, steps: Sequence[int], options: Any) ->
             pieces = [] if at is None else texts_of(view, other, at, probe, found.name)
             if at is None or not pieces:
                 continue
+            if not frames and step != found.step:
+                early = f"at step {plain_step(step)} the best unit had r = {other.numbers['score'][at]:.2f}"
             legend = f"{other.facts['kinds'][at]} {int(other.numbers['unit'][at])} of {other.facts['layers'][at]}, r = {other.numbers['score'][at]:.2f}"
             frames.append((step, coloured_text(pieces, legend, title)))
         if not frames:
@@ -151,7 +170,7 @@ def _texts(view: View, found: FoundCells, steps: Sequence[int], options: Any) ->
         numbers = {name: float(values[place]) for name, values in found.numbers.items()}
         words = {
             "unit": int(numbers["unit"]), "layer": found.facts["layers"][place], "kind": KINDS[found.facts["kinds"][place]],
-            "title": title, "step": plain_step(found.step), "p_value": _p(numbers["corrected"]), "spread": _spread(found),
+            "title": title, "step": plain_step(found.step), "p_value": _p(numbers["corrected"]), "early": early,
             "secondary_name": "area under the curve" if found.facts["boolean"][place] else "rank correlation",
             **{key: numbers[key] for key in ("score", "low", "high", "secondary")},
         }  # fmt: skip
@@ -172,7 +191,7 @@ def _profiles(view: View, found: FoundCells) -> Figure:
     assert edges is not None
     order = in_order(found)[:_PANELS]
     rows = -(-len(order) // 3)
-    figure = Sheet(figsize=(6.8, 1.95 * rows + 0.2), dpi=72, layout="constrained")
+    figure = Sheet(figsize=(7.0, 1.95 * rows + 0.2), dpi=72, layout="constrained")
     grid = np.atleast_1d(figure.subplots(rows, 3, squeeze=False)).ravel()
     apart = 0
     for axes in grid[len(order) :]:
@@ -183,7 +202,7 @@ def _profiles(view: View, found: FoundCells) -> Figure:
         _ranges(axes, profile[place][known], edges[place][known], bool(found.facts["boolean"][place]))
         first, last = profile[place][known[0]], profile[place][known[-1]]
         apart += bool(first[1] > last[3] or last[1] > first[3])
-        axes.set_title(found.facts["titles"][place], fontsize=9.5, loc="left")
+        axes.set_title(found.facts["titles"][place], fontsize=8.5, loc="left")
     figure.supylabel("state of the best unit", fontsize=10)
     words = {"count": len(order), "step": plain_step(found.step), "apart": apart}
     flat = [(found.facts["features"][place], group) for place in order for group in range(profile.shape[1])]
@@ -211,26 +230,33 @@ def _ranges(axes: Any, profile: np.ndarray, edges: np.ndarray, boolean: bool) ->
     axes.set(ylim=(-1.05, 1.05), xlim=(-0.6, len(profile) - 0.4))
 
 
+def _short_names(layers: Sequence[str]) -> dict[str, str]:
+    """Layers by their last part, where that tells them apart."""
+    ends = {layer: layer.rsplit(".", 1)[-1] for layer in layers}
+    return ends if len(set(ends.values())) == len(ends) else {layer: layer for layer in layers}
+
+
 def _span(low: float, high: float) -> str:
     return plain_number(low) if low == high else f"{plain_number(low)}–{plain_number(high)}"
 
 
 def _map(view: View, found: FoundCells, options: Any) -> Figure:
-    from stratascope.tasks.report.style import heatmap
+    from stratascope.tasks.report.style import cells, to_svg
     from stratascope.tasks.sequence.cell_association import normal_bound
 
     matrices, z = found.matrices("correlation"), found.matrices("z")
     features = next(iter(matrices.values()))[1]
     titles = dict(zip(found.facts["features"], found.facts["titles"]))
     sizes = np.abs(np.concatenate([values for values, _ in matrices.values()]))
+    short = _short_names([layer for layer, _ in matrices])
     names = [
-        f"{layer} {kind[0]}{unit}"
+        f"{short[layer]} {kind[0]}{unit}"
         for (layer, kind), (values, _) in matrices.items()
         for unit in range(len(values))
     ]
     every_z = np.abs(np.concatenate([z[place][0] for place in matrices]))
     bound = normal_bound(int(np.isfinite(every_z).sum()), options.level)
-    shown = np.sort(np.argsort(-np.nan_to_num(sizes).max(1), kind="stable")[:_UNITS])
+    shown = np.unique(np.argsort(-np.nan_to_num(sizes), axis=0, kind="stable")[:_EACH])
     drawn = np.where(every_z[shown] >= bound, sizes[shown], np.nan)
     label = [names[unit] for unit in shown]
     between = (
@@ -245,10 +271,16 @@ def _map(view: View, found: FoundCells, options: Any) -> Figure:
         "units": len(shown), "step": plain_step(found.step), "sure": int((every_z >= bound).sum()), "bound": bound,
         "pairs": f"{int(np.isfinite(every_z).sum()):,}", "level": options.level, "overlap": overlap,
     }  # fmt: skip
-    svg = heatmap(drawn.T, [titles.get(name, name) for name in features], label, "size of the correlation", "feature", "unit (c: cell state, h: hidden state)")  # fmt: skip
+    rows = [titles.get(name, name) for name in features]
+    figure, picture = cells(
+        drawn.T, rows, label, "size of the correlation", "", "unit (c: cell state, h: hidden state)"
+    )
+    picture.axes.set_xticks(range(len(label)), label, rotation=90)
+    picture.axes.set_yticks(range(len(rows)), rows)
+    picture.axes.tick_params(labelsize=8.5)
     table: dict[str, list[Any]] = {"unit": label}
     table |= {name: sizes[shown][:, number].tolist() for number, name in enumerate(features)}
     return worded(
-        WORDS["map"], words, key=figure_key("map", found.probe, found.name), svg=svg, run=view.run, probe=found.probe,
+        WORDS["map"], words, key=figure_key("map", found.probe, found.name), svg=to_svg(figure), run=view.run, probe=found.probe,
         title=f"Units by features, probe {found.probe}, step {plain_step(found.step)}", table=table,
     )  # fmt: skip

@@ -49,7 +49,7 @@ class RecurrentTrace:
     real: Tensor
     """bool (sample, time): the steps that the module was told to take."""
     residual: float
-    """The largest |unrolled - real output| over the largest |output|, of h, h_n and c_n; NaN where `edit` changed it. Of a
+    """The largest |unrolled - real| over the largest |real|, the worst of the output, h_n and c_n; NaN where `edit` changed it. Of a
     pass after the first one it may be that of the first."""
     weights: CellWeights
     """Those of this layer and direction."""
@@ -340,15 +340,18 @@ def _pair(given: Any, sample_axis: int | None) -> tuple[Tensor, ...] | None:
 
 @torch.no_grad()
 def _difference(made: list[Tensor], real: Any, mask: Tensor | None) -> float:
-    """The largest |made - real| over the largest |real output|; the first of `made` is the output, real where `mask` is."""
-    output = real[0] if mask is None else real[0][mask]
-    size = float(output.abs().max()) if output.numel() else 0.0
-    gaps = [float((one - other).abs().max()) for one, other in zip(made[1:], real[1:], strict=True) if one.numel()]
-    own = made[0] if mask is None else made[0][mask]
-    gaps.append(float((own - output).abs().max()) if output.numel() else 0.0)
-    # `max` would pass over a NaN that does not stand first.
-    worst = _NAN if any(gap != gap for gap in gaps) else max(gaps)
-    return worst / size if size > 0 else worst
+    """The worst of max |made - real| / max |real| over outputs; the first counts where `mask` (sample, time) is true."""
+    worst = 0.0
+    for place, (one, other) in enumerate(zip(made, real, strict=True)):
+        if place == 0 and mask is not None:
+            one, other = one[mask], other[mask]
+        if not other.numel():
+            continue
+        gap, size = float((one - other).abs().max()), float(other.abs().max())
+        gap = gap / size if size > 0 else gap
+        # `max` would pass over a NaN that does not stand first.
+        worst = gap if gap != gap or gap > worst else worst
+    return worst
 
 
 def _shaped_as(given: Tensor | PackedSequence, output: Tensor, batch_first: bool) -> Tensor | PackedSequence:

@@ -100,8 +100,8 @@ def states_of(network: SequenceNetwork, probe: Probe, options: SequenceOptions, 
     refused = ""
     if size > limits.trace_bytes:
         refused = (
-            f"the raw traces of {shown} samples of {time} steps would take {size / MIB:.0f} MiB, more than the "
-            f"{limits.trace_bytes / MIB:.0f} that `trace_mib` allows: show fewer samples, or raise it."
+            f"the raw traces of {shown} samples of {time} steps would take {size / MIB:.3g} MiB, more than the "
+            f"{limits.trace_bytes / MIB:.3g} that `trace_mib` allows: show fewer samples, or raise it."
         )
     separate = np.zeros(len(rows), bool)
     separate[:_SEPARATE] = True

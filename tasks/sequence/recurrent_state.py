@@ -311,7 +311,7 @@ ANALYSIS = register(
         question="What do recurrent layers hold, and for how long?",
         options=RecurrentStateOptions, compute=compute, draw=draw, needs=frozenset({"network"}),
         metrics=(
-            Metric("recurrent_residual", "fraction", "[0, inf)", "Largest difference between a recurrent layer's own output (h, h_n and c_n) and that of its unrolled equations, of the largest value of the output: a test of itself, on the first batch.", "", "order of the samples"),
+            Metric("recurrent_residual", "fraction", "[0, inf)", "Largest difference between a recurrent layer's own output (h, h_n and c_n) and that of its unrolled equations, relative to the largest value of that output: a test of itself, on the first batch.", "", "order of the samples"),
             Metric("memory_time_constant", "steps", "(0, 1e7]", "τ = -1 / mean log f of a unit, f its forget gate, of a GRU its update gate (1 keeps): after τ steps 1/e of what it held is left on the direct path. Of plain cells -1 / log |λ| of the eigenvalues of the recurrent weights. Median and quantiles over units.", "Tallec and Ollivier 2018; Mahto et al. 2021", _BATCH),
             Metric("left_saturated_fraction", "fraction", "[0, 1]", "Share of real steps in which a gate lies in the lowest tenth (an option) of its range; mean over units.", "Karpathy, Johnson and Fei-Fei 2015, section 4.2", _BATCH),
             Metric("right_saturated_fraction", "fraction", "[0, 1]", "Share of real steps in which a gate lies in the highest tenth (an option) of its range; mean over units.", "Karpathy, Johnson and Fei-Fei 2015, section 4.2", _BATCH),

@@ -123,7 +123,7 @@ def indentation(text: str) -> np.ndarray:
 
 
 def place_in_word(text: str) -> np.ndarray:
-    """1 at the first letter of a word, 2 at the second …, 0 outside words."""
+    """1 at first letter of a word, 2 at the second …, 0 outside words."""
     found = np.zeros(len(text))
     for match in _WORD.finditer(text):
         found[match.start() : match.end()] = np.arange(1, match.end() - match.start() + 1)
@@ -177,18 +177,18 @@ FEATURES: Mapping[str, TextFeature] = {
     "bracket_depth": TextFeature("open brackets", False, bracket_depth),
     "in_speaker_name": TextFeature("in a speaker's name", True, in_speaker_name),
     "in_upper_case_word": TextFeature("in a word of capitals", True, in_upper_case_word),
-    "line_start": TextFeature("a line was just ended", True, _each(lambda character: character == "\n")),
+    "line_start": TextFeature("end of a line", True, _each(lambda character: character == "\n")),
     "space": TextFeature("a blank", True, _each(lambda character: character in " \t")),
     "vowel": TextFeature("a vowel", True, _each(lambda character: character.lower() in "aeiou")),
     "capital": TextFeature("a capital", True, _each(str.isupper)),
     "digit": TextFeature("a digit", True, _each(str.isdigit)),
     "punctuation": TextFeature("a punctuation mark", True, _each(lambda character: not (character.isalnum() or character.isspace()))),
-    "word_start": TextFeature("the first letter of a word", True, lambda text: (place_in_word(text) == 1).astype(float)),
-    "place_in_word": TextFeature("letters of the word so far", False, place_in_word),
-    "place_in_line": TextFeature("characters of the line so far", False, lambda text: since(text, "\n")),
-    "left_in_line": TextFeature("characters left in the line", False, left_in_line),
+    "word_start": TextFeature("first letter of a word", True, lambda text: (place_in_word(text) == 1).astype(float)),
+    "place_in_word": TextFeature("letters of the word", False, place_in_word),
+    "place_in_line": TextFeature("place in the line", False, lambda text: since(text, "\n")),
+    "left_in_line": TextFeature("left in the line", False, left_in_line),
     "indentation": TextFeature("indentation of the line", False, indentation),
-    "place_in_sentence": TextFeature("characters of the sentence so far", False, lambda text: since(text, ".!?")),
+    "place_in_sentence": TextFeature("place in the sentence", False, lambda text: since(text, ".!?")),
     "lines_since_blank": TextFeature("lines since a blank line", False, lines_since_blank),
 }  # fmt: skip
 """The features that are looked at without being asked for."""

@@ -113,7 +113,7 @@ class Run:
 
     def train(self) -> TrainingSummary:
         """Everything from the initial weights, or from where the run was interrupted, to the last step."""
-        started = time.monotonic()
+        started = time.monotonic(), time.process_time()
         finished = self.directory.open()
         if finished is not None:
             known: dict[str, Any] = {
@@ -310,11 +310,12 @@ class Run:
         stopped = "target" if self._target_is_met() else "cap"
         return TrainingSummary(str(self.directory.path), len(self.written), step, **numbers, stopped=stopped)
 
-    def _end(self, status: str, summary: dict[str, Any], started: float) -> None:
+    def _end(self, status: str, summary: dict[str, Any], started: tuple[float, float]) -> None:
         write_trace(self.directory.path / "trace.parquet", self.trace)
         # JSON has no NaN.
         summary = {name: None if value != value else value for name, value in summary.items()}
-        self.directory.finish(status, summary, self.written, time.monotonic() - started)
+        seconds = time.monotonic() - started[0], time.process_time() - started[1]
+        self.directory.finish(status, summary, self.written, *seconds)
 
 
 class _NotFinite(Exception):

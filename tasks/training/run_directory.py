@@ -103,9 +103,13 @@ class RunDirectory:
         trace = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return Progress(int(header["__metadata__"]["step"]), groups["network"], groups["optimizer"], trace)
 
-    def finish(self, status: str, summary: Mapping[str, Any], steps: list[int], seconds: float) -> None:
-        """Mark the run as ended: `complete`, or `failed`, with what it left behind."""
-        self._tell(status, summary=dict(summary), steps=steps, seconds=seconds)
+    def finish(
+        self, status: str, summary: Mapping[str, Any], steps: list[int], seconds: float, processor_seconds: float
+    ) -> None:
+        """Mark the run as ended: `complete`, or `failed`, with what it left behind and how long it took."""
+        self._tell(
+            status, summary=dict(summary), steps=steps, seconds=seconds, processor_seconds=processor_seconds
+        )
         self._resume.unlink(missing_ok=True)
 
     @property

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stratascope.tasks.capture.layers import LayerInfo
 from stratascope.tasks.vision.class_activation_maps import WeightedMaps, enlarged, weighted_sum
+from stratascope.tasks.vision.forward_copy import forward_copy
 from stratascope.tasks.vision.image_network import ImageNetwork
 from stratascope.tasks.vision.partial_forward import PartialForward
 from stratascope.tasks.vision.spatial_layers import SpatialLayer
@@ -52,11 +53,12 @@ def masked_scores(
     found = torch.zeros(masks.shape[:2])
     places = ranged.nonzero()
     shape = int(inputs.shape[2]), int(inputs.shape[3])
+    network = forward_copy(network, inputs[:batch_size], len(places))
+    difference = inputs - baseline
     for rows in places.split(batch_size):
         owner, channel = rows.T
         grown = enlarged(masks[owner, channel], shape)[:, None]
-        altered = baseline[owner] + (inputs[owner] - baseline[owner]) * grown
-        outputs = network.outputs(altered)
+        outputs = network.outputs(torch.addcmul(baseline[owner], difference[owner], grown))
         found[owner, channel] = target.scores(outputs, indices[owner]).float().cpu()
     return torch.where(ranged, found - baseline_scores(network, indices, target, baseline, batch_size)[:, None], 0.0), ranged  # fmt: skip
 

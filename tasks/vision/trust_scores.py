@@ -13,6 +13,7 @@ from stratascope.errors import DoesNotApply
 from stratascope.storage.ledger import Row
 from stratascope.tasks.vision import map_tests
 from stratascope.tasks.vision.chosen_samples import normal_noise, sample_generator
+from stratascope.tasks.vision.forward_copy import forward_copy
 from stratascope.tasks.vision.map_similarity import rank_correlations
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Tests:
         from stratascope.tasks.vision.attribution_trust import REMOVED, SHARES
 
         self._asked, self._blurred, self._options = asked, blurred, options
+        self._network = forward_copy(asked.network, asked.inputs[: asked.batch_size], 2 * len(SHARES) * len(asked))
         self._shares, self._removed = SHARES, REMOVED
         self._inputs = asked.inputs.numpy()
         spans = np.ptp(self._inputs.reshape(len(asked), -1), axis=1)[:, None, None, None].astype(np.float32)
@@ -68,7 +70,7 @@ class Tests:
 
     def probability(self, pictures: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """float64 (copy,): the probability of the output asked about, or the score where outputs are no classes."""
-        outputs = self._asked.network.outputs_in_batches(pictures, self._asked.batch_size).double()
+        outputs = self._network.outputs_in_batches(pictures, self._asked.batch_size).double()
         indices = self._asked.indices[torch.from_numpy(rows)]
         if outputs.ndim == 2 and outputs.shape[1] > 1 and self._asked.target.function is None:
             outputs = outputs.softmax(1)
@@ -76,7 +78,7 @@ class Tests:
 
     def raw_score(self, pictures: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """float64 (copy,): the score that the maps explain."""
-        outputs = self._asked.network.outputs_in_batches(pictures, self._asked.batch_size)
+        outputs = self._network.outputs_in_batches(pictures, self._asked.batch_size)
         return self._asked.target.scores(outputs, self._asked.indices[torch.from_numpy(rows)]).double().numpy()
 
     def of(self, explainer: Explainer) -> MethodScores:

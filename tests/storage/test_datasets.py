@@ -325,6 +325,17 @@ def test_parallel_text_cuts_long_sentences_and_drops_rare_words(folder: Path):
     assert swapped.names["source"][4:] == ("u", "v", "w")
 
 
+def test_only_short_pairs_are_kept_with_their_lines_as_ids_and_their_words_alone(folder: Path):
+    write_pairs(folder, "train", ["a b c", "a b", "b", "x"], ["u", "u v", "u v w", "u v"])
+    write_pairs(folder, "val", ["a b c", "b"], ["w", "v u"])
+    found = load_dataset("multi30k", split="train", minimum_count=1, length=4, longest=2)
+    np.testing.assert_array_equal(found.sample_id, [1, 3])
+    assert found.names["source"][4:] == ("a", "b", "x")
+    assert found.names["target"][4:] == ("u", "v")
+    np.testing.assert_array_equal(found.targets, [[4, 5, 3, 0], [4, 5, 3, 0]])
+    np.testing.assert_array_equal(load_dataset("multi30k", split="val", longest=2).sample_id, [1])
+
+
 def test_parallel_text_depends_on_the_training_files_too(folder: Path):
     write_pairs(folder, "train", ["a"], ["b"])
     write_pairs(folder, "val", ["a"], ["b"])

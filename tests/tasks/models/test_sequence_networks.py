@@ -47,6 +47,40 @@ def test_a_recurrent_classifier_reads_images_row_by_row(cell):
     assert network(images).shape == (2, 3)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_spread_memories_last_from_one_step_to_the_span(cell):
+    span, width = 50, 400
+    layers = recurrent_classifier(cell, 3, width, 2, memory_span=span).recurrent
+    for layer in range(2):
+        biases = [getattr(layers, f"bias_{kind}_l{layer}").view(GATES[cell], width) for kind in ("ih", "hh")]
+        keeping = (biases[0] + biases[1])[1].sigmoid()
+        # A gate that keeps the share k of what it holds forgets it with the time constant -1 / log k, about 1 / (1 - k) - 1/2.
+        steps = 1 / (1 - keeping)
+        assert 2 <= float(steps.min()) < 4
+        assert 0.9 * span < float(steps.max()) <= span
+        assert float(steps.mean()) == pytest.approx(span / 2 + 1, rel=0.1)
+        if cell == "lstm":
+            torch.testing.assert_close((biases[0] + biases[1])[0].sigmoid(), 1 - keeping)
+    # With inputs and states of 0 a unit keeps exactly that share.
+    for weights in layers.parameters():
+        if weights.ndim == 2:
+            weights.zero_()
+    held = torch.full((2, 1, width), 0.5)
+    start = (torch.zeros_like(held), held) if cell == "lstm" else held
+    layers.get_parameter("bias_ih_l0").view(GATES[cell], width)[2] = 0.0
+    layers.get_parameter("bias_hh_l0").view(GATES[cell], width)[2] = 0.0
+    _, last = layers(torch.zeros(1, 1, 3), start)
+    kept = (last[1] if cell == "lstm" else last)[0, 0] / 0.5
+    torch.testing.assert_close(kept, (layers.bias_ih_l0 + layers.bias_hh_l0).view(-1, width)[1].sigmoid())
+
+
+@pytest.mark.parametrize(("cell", "span", "match"), [("rnn", 50, "has none"), ("gru", 2, "at least 3")])
+def test_memories_that_cannot_be_spread_are_refused(cell, span, match):
+    with pytest.raises(ValueError, match=match):
+        character_model(cell, memory_span=span)
+
+
 def test_an_unknown_cell_is_refused_by_name():
     with pytest.raises(ValueError, match=r"'lsmt'.*rnn, gru, lstm"):
         character_model("lsmt")
@@ -200,6 +234,17 @@ def test_an_encoder_decoder_ignores_padding_and_sees_only_earlier_targets(cell):
     later = network(source, changed)
     assert torch.equal(later[:, :3], scores[:, :3])
     assert not torch.equal(later[:, 3], scores[:, 3])
+
+
+def test_a_target_that_begins_with_its_own_mark_is_read_as_it_is():
+    shifting, plain = (
+        attention_encoder_decoder(9, 7, 5, 6),
+        attention_encoder_decoder(9, 7, 5, 6, start_index=None),
+    )
+    plain.load_state_dict(shifting.state_dict())
+    source, target = torch.randint(1, 9, (2, 5)), torch.randint(2, 7, (2, 4))
+    shown = torch.cat((torch.ones(2, 1, dtype=torch.int64), target[:, :-1]), 1)
+    assert torch.equal(plain(source, shown), shifting(source, target))
 
 
 def test_an_encoder_decoder_without_a_target_says_what_is_missing():

@@ -7,8 +7,9 @@ from itertools import permutations
 import numpy as np
 import pytest
 
+from stratascope.errors import DoesNotApply
 from stratascope.tasks.representation.gram_products import Kernel
-from stratascope.tasks.representation.resampling import bootstrap_counts, percentile_interval
+from stratascope.tasks.representation.resampling import bootstrap_counts, percentile_interval, subsamples
 from stratascope.tasks.representation.resampling import permutations as shuffles
 from stratascope.tasks.representation.similarity_measures import MEASURES, cka, procrustes_distance
 from stratascope.tasks.representation.similarity_resampling import (
@@ -123,3 +124,67 @@ def test_the_interval_lies_about_the_value(name: str):
     assert low - 0.03 < value < high + 0.03
     assert 0 < high - low < 0.5
     assert np.isnan(measure.interval(sides[0], sides[1], value, 0, 0)).all()
+
+
+def exactly(name: str, values: tuple[np.ndarray, np.ndarray]) -> float:
+    """Measures of canonical correlation by whole decompositions of the centred samples, in float64."""
+    from stratascope.tasks.representation.similarity_measures import SVCCA_SHARE
+
+    sides = []
+    for layer in values:
+        left, sizes, _ = np.linalg.svd(layer - layer.mean(0), full_matrices=False)
+        kept = sizes**2 > 1e-10 * sizes[0] ** 2
+        sides.append((left[:, kept], sizes[kept]))
+    (first, weights), (second, others) = sides
+    if name == "svcca":
+        counts = [int(np.argmax(np.cumsum(s**2) / (s**2).sum() >= SVCCA_SHARE)) + 1 for s in (weights, others)]
+        return float(np.linalg.svd(first[:, : counts[0]].T @ second[:, : counts[1]], compute_uv=False).mean())
+    if name == "pwcca":
+        left, correlations, _ = np.linalg.svd(first.T @ second, full_matrices=False)
+        shares = np.abs(left * weights[:, None]).sum(0)
+        return float(shares @ correlations / shares.sum())
+    alpha = float(name.rpartition("_")[2])
+    scaled = [basis * (alpha * sizes + 1 - alpha) for basis, sizes in sides]
+    nuclear = np.linalg.svd(scaled[0].T @ scaled[1], compute_uv=False).sum()
+    return float(np.arccos(nuclear / np.linalg.norm(scaled[0]) / np.linalg.norm(scaled[1])))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.75])
+@pytest.mark.parametrize("layers", ["wide", "narrow", "deficient"])
+@pytest.mark.parametrize("name", ["svcca", "pwcca", "shape_distance_0", "shape_distance_0.5", "shape_distance_1"])
+def test_measures_of_some_samples_equal_whole_decompositions_of_them(name: str, layers: str, share: float):
+    """Those are found from products of components alone, and those from what the samples left out take away."""
+    generator = np.random.default_rng(6)
+    values = [item * np.arange(1, 51) ** -0.7 for item in generator.normal(size=(2, 240, 50))]
+    values[1] += values[0]
+    if layers == "narrow":
+        values[0] = values[0][:, :9]
+    if layers == "deficient":
+        values = [np.concatenate([item, item[:, :7]], 1) for item in values]
+    sides = [Side.of(item) for item in values]
+    for rows in subsamples(240, 3, 0, share):
+        found = MEASURES[name].compare(sides[0].subset(rows), sides[1].subset(rows))
+        expected = exactly(name, (sides[0].scores[rows], sides[1].scores[rows]))
+        assert found == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["pwcca", "shape_distance_0.5"])
+def test_where_halves_hold_too_few_samples_three_quarters_give_an_interval_about_as_wide_as_new_samples_would_spread(
+    name: str,
+):
+    measure = MEASURES[name]
+    values, widths = [], []
+    mixing = np.random.default_rng(1).normal(size=(2, 4, 20))
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        shared = generator.normal(size=(80, 4))
+        sides = [Side.of(shared @ matrix + generator.normal(size=(80, 20))) for matrix in mixing]
+        values.append(measure.compare(*sides))
+        if seed < 12:
+            with pytest.raises(DoesNotApply):
+                measure.compare(*(side.subset(np.arange(40)) for side in sides))
+            low, high = measure.interval(*sides, values[-1], 60, seed)
+            widths.append(high - low)
+    spread = np.subtract(*np.quantile(values, [0.975, 0.025]))
+    # The weights of pwcca are no smooth function of the samples: what is left out counts for more, and intervals are wide.
+    assert 0.75 < np.mean(widths) / spread < (1.9 if name == "pwcca" else 1.25)

@@ -141,6 +141,27 @@ def test_the_sign_of_a_component_does_not_depend_on_the_solver():
     torch.testing.assert_close(first_component(balanced).maps[0], place * 2.5**0.5)
 
 
+@pytest.mark.parametrize(("channels", "places"), [(40, 60), (60, 40)])
+@pytest.mark.parametrize("second", [0.2, 0.9, 0.999])
+def test_a_component_is_found_whatever_the_gap_to_the_next_one(channels, places, second):
+    """Singular values 1, `second` and many just below it: the quick way, the slow one and the solver agree with numpy."""
+    generator = np.random.default_rng(0)
+    left = np.linalg.qr(generator.normal(size=(places, 40)))[0]
+    right = np.linalg.qr(generator.normal(size=(channels, 40)))[0]
+    values = (left * np.r_[1, second * np.linspace(1, 0.98, 39)]) @ right.T
+    found = first_component(torch.from_numpy(values.T.reshape(1, channels, 5, -1)).float())
+    expected = left[:, 0] * np.sign(right[:, 0].sum())
+    # Rounding of the values themselves turns the direction by their size over the gap.
+    np.testing.assert_allclose(found.maps.numpy().ravel(), expected, atol=1e-6 + 3e-7 / (1 - second))
+
+
+def test_samples_that_need_the_solver_do_not_change_those_that_do_not():
+    easy, hard = torch.rand(2, 30, 4, 8), torch.randn(2, 30, 4, 8, generator=torch.Generator().manual_seed(0))
+    mixed = first_component(torch.cat([easy[:1], hard, easy[1:]])).maps
+    torch.testing.assert_close(mixed[[0, 3]], first_component(easy).maps, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(mixed[1:3], singular(hard.double().numpy()), atol=2e-5)
+
+
 @pytest.mark.parametrize("name", GRADIENT_MAPS)
 def test_p8_p26_nothing_gives_zero_and_never_nan(name):
     """The sum starts at 0; a channel whose activations cancel, or are constant, has no denominator."""
