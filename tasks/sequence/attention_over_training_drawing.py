@@ -13,6 +13,7 @@ from stratascope.tasks.report.text import plain_step
 from stratascope.tasks.representation.pictures import even_choice, figure_key, leading_probe, table_of, worded
 from stratascope.tasks.sequence.attention_over_training_words import MAPS, NOTES
 from stratascope.tasks.sequence.attention_over_training_words import WORDS as _WORDS
+from stratascope.tasks.sequence.head_agreement_drawing import agreement_figures
 from stratascope.tasks.sequence.importance_note import importance_note
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def draw(view: View, options: Any) -> Iterator[Figure]:
         yield from _formation(view, probe, layers, options, probe == lead)
         yield from _order(view, probe, layers)
         yield from _moves(view, probe, layers)
+        yield from agreement_figures(view, probe, {layer.name: layer.title for layer in layers})
         if probe == lead:
             for score in MAPS:
                 yield from _map(view, probe, layers, score)
