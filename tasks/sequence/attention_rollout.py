@@ -64,7 +64,7 @@ def compute(context: CheckpointContext, options: AttentionRolloutOptions) -> Fin
     from stratascope.tasks.sequence.sequence_network import SequenceNetwork
 
     findings = Findings()
-    network = SequenceNetwork.of(context)
+    network: Any = SequenceNetwork.of(context)
     with network.untouched():
         for name, probe in context.probes.items():
             try:
