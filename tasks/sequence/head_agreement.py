@@ -16,7 +16,7 @@ _MOST_HEADS = 256
 
 
 def file_agreement(followed: list[FollowedLayer], findings: Findings) -> None:
-    """Rows of `head_agreement` by layer and step; array `<probe>/head_distance` (head, other_head) of the newest step, over the
+    """Rows of `head_agreement` by layer and step; array `<probe>/head_distance` (any_head, other_head) of the newest step, over the
     layers whose queries and keys are those of the first one."""
     from stratascope.tasks.sequence.attention_agreement import head_distances
 

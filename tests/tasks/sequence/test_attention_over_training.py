@@ -107,6 +107,14 @@ def test_agreement_is_that_of_the_pair_of_heads_of_each_layer(repeating_audit, r
     assert 1 - distances[first, first + 1] == pytest.approx(row["value"], abs=1e-6)
 
 
+def test_the_archive_opens_as_a_tree(repeating_audit, rows):
+    import xarray
+
+    tree = xarray.open_datatree(repeating_audit.store.path / "archive.zarr", engine="zarr", consolidated=False)
+    assert tree["series/run/attention_over_training/test/head_distance"].shape == (4, 4)
+    tree.close()
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.02])
 def test_a_steep_slope_is_one_change_of_level(noise):
     from stratascope.tasks.representation.change_points import changes

@@ -87,6 +87,23 @@ def test_flow_is_filed_for_real_tokens_and_not_below_the_rollout(text_audit, tex
     assert (row["status"], row["part"], row["n"]) == ("ok", "depth=2", 4)
 
 
+def test_no_more_is_kept_than_was_told(text_audit):
+    from stratascope.tasks.models import text_transformer
+    from stratascope.tasks.sequence.attention_rollout import AttentionRolloutOptions, foretold
+    from tests.tasks.vision.conftest import wrapped
+
+    options = {"megabytes": 2.5 * 3 * 81 * 4 / 1e6, "flow_depth": 2}
+    text_audit.analyse("attention_rollout", **options)
+    filed = text_audit.store.array("runs/run/000000000005/attention_rollout/test/rollout")
+    assert filed.shape == (2, 3, 9, 9)
+    assert text_audit.store.array("runs/run/000000000005/attention_rollout/test/sample_id").shape == (2,)
+    probe = text_audit.view("attention_rollout").probes["test"]
+    told = foretold(wrapped(text_transformer(**TEXT)), probe, AttentionRolloutOptions(**options))
+    assert told.startswith("rollouts of 2 of 4 shown samples at 3 depths, 0.00194 MB")
+    assert filed.nbytes == pytest.approx(0.00194e6, rel=0.01)
+    text_audit.analyse("attention_rollout", flow_depth=2, batch_size=4)
+
+
 def test_pictures_of_text_and_flow(text_audit, text_rows):
     figures = {figure.key: figure for figure in text_audit.draw("attention_rollout")}
     assert set(figures) == {"rollout-test", "flow-test", "spread-test"}
