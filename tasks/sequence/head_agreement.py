@@ -83,5 +83,5 @@ def _file_distances(followed: list[FollowedLayer], findings: Findings) -> None:
         }
         place = f"{encode_path_part(followed[0].probe.name)}/head_distance"
         findings.arrays[place] = NamedArray(
-            ("head", "other_head"), distances[known].mean(0).astype(np.float32), about
+            ("any_head", "other_head"), distances[known].mean(0).astype(np.float32), about
         )

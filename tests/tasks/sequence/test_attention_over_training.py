@@ -110,8 +110,10 @@ def test_agreement_is_that_of_the_pair_of_heads_of_each_layer(repeating_audit, r
 def test_the_archive_opens_as_a_tree(repeating_audit, rows):
     import xarray
 
-    tree = xarray.open_datatree(repeating_audit.store.path / "archive.zarr", engine="zarr", consolidated=False)
-    assert tree["series/run/attention_over_training/test/head_distance"].shape == (4, 4)
+    archive = repeating_audit.store.path / "archive.zarr"
+    tree = xarray.open_datatree(archive, engine="zarr", consolidated=False, group="series/run/attention_over_training")
+    assert tree["test/head_distance"].shape == (4, 4)
+    assert tree["test/blocks.0.attention/head_weights"].dims == ("step", "top_head", "query", "key")
     tree.close()
 
 
