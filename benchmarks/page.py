@@ -255,6 +255,27 @@ def attention() -> list[str]:
     ]
 
 
+def recurrent() -> list[str]:
+    found = result("recurrent")
+    lines = [
+        "## Recurrent states",
+        "",
+        f"{found['layers']} layers of {found['width']} units, batch {found['batch']}, {found['time']} steps, float32 without gradients, one thread;",
+        f"processor seconds against the module itself within a round, median of {found['rounds']} rounds with least and most.",
+        "`benchmarks/recurrent.py`",
+        "",
+        "| what | times |",
+        "|---|---|",
+    ]
+    lines += [f"| {name} | {spread(numbers)} |" for name, numbers in found["ratios"].items()]
+    few, many = (found["cases"][f"states {count}"]["peak megabytes"] for count in (1000, 100000))
+    lines += [
+        "",
+        f"`recurrent_state` over 1,000 sequences: peak {few:.0f} MB; over 100,000 of the same length: {many:.0f} MB.",
+    ]
+    return lines
+
+
 def main() -> None:
     machine = result("extraction")["machine"]
     lines = [
@@ -266,7 +287,17 @@ def main() -> None:
         "each process. Absolute numbers are this machine's; the ratios compare cases of one run. The load while each part ran",
         "stands in its file below `benchmarks/results/`.",
     ]
-    for part in (extraction, audit, archive, triage, representations, vision, attention, sequence_models):
+    for part in (
+        extraction,
+        audit,
+        archive,
+        triage,
+        representations,
+        vision,
+        attention,
+        recurrent,
+        sequence_models,
+    ):
         lines += ["", *part()]
     PAGE.write_text("\n".join(lines) + "\n")
 
