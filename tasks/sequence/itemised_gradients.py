@@ -36,7 +36,8 @@ def itemised_norms(
 
     `losses` are (sample,) each, `states` lists over time of (sample, unit), one list for each kind of state. Of loss
     number n gradients are asked by the states from `spans[n][0]` to `spans[n][1]` - 1 only, which bounds how far back
-    is gone; other places are NaN. Zero where the loss does not depend on a state. The graph is kept.
+    is gone; other places are NaN. Zero where the loss does not depend on a state, infinite where a gradient is not
+    finite. The graph is kept.
     """
     found = [torch.full((len(losses), len(line[0]), len(line)), torch.nan, dtype=torch.float64) for line in states]
     for number, (loss, (first, last)) in enumerate(zip(losses, spans, strict=True)):
@@ -48,7 +49,7 @@ def itemised_norms(
         for place in range(len(states)):
             own = gradients[place * width : (place + 1) * width]
             norms = torch.stack([gradient.double().norm(dim=-1) for gradient in own], dim=1)
-            found[place][number, :, first:last] = norms.cpu()
+            found[place][number, :, first:last] = norms.nan_to_num(nan=torch.inf).cpu()
     return found
 
 
