@@ -15,6 +15,13 @@ AFTER_THE_END = -1
 """The loss step of a loss that is taken once, of the whole sequence."""
 
 
+def natural_window(counts: Tensor) -> int:
+    """As many steps as stand behind at least half of the steps at which the loss counts, their own included: half of a
+    sequence with a loss at every step, all of one whose loss comes at the end. `counts` is bool (sample, time)."""
+    found = torch.nonzero(counts.any(0)).flatten().tolist()
+    return int(found[(len(found) - 1) // 2]) + 1 if found else 1
+
+
 def chosen_loss_steps(counts: Tensor, most: int, window: int) -> list[int]:
     """At most `most` of the steps at which the loss counts for a sample, evenly, the last among them; ascending.
 

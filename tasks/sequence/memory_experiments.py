@@ -45,7 +45,7 @@ class MemoryExperimentsOptions(SequenceOptions):
     push: float = Field(default=0.1, gt=0)
     """The length of the push by the mean length of the sample's own states."""
     longest_context: int | None = Field(default=None, ge=2)
-    """null: as for `horizon`."""
+    """null: as many tokens as half of the loss steps have behind them."""
     pasts: tuple[Literal["none", "other", "shuffled"], ...] = ("none", "other", "shuffled")
     """What stands before the context that is left."""
     rounds: int = Field(default=200, ge=20)

@@ -12,7 +12,7 @@ from stratascope.errors import DoesNotApply
 from stratascope.tasks.given_samples import GivenSamples
 from stratascope.tasks.sequence.context_losses import context_losses, doubling
 from stratascope.tasks.sequence.gradient_tables import reads_backwards, real_steps
-from stratascope.tasks.sequence.itemised_gradients import chosen_loss_steps
+from stratascope.tasks.sequence.itemised_gradients import chosen_loss_steps, natural_window
 from stratascope.tasks.sequence.lags import lag_mean, marked_lags
 from stratascope.tasks.sequence.memory_interventions import (
     Reading,
@@ -32,6 +32,9 @@ from stratascope.tasks.vision.sample_gradients import LossKind
 
 if TYPE_CHECKING:
     from stratascope.tasks.sequence.memory_experiments import Gathered, MemoryExperimentsOptions
+
+_LATE = 0.9
+"""Where the middle one of the steps that count lies beyond this share of the sequence, the answer comes at its end."""
 
 
 class Trials:
@@ -56,10 +59,21 @@ class Trials:
             raise DoesNotApply("no recurrent layer of this network was run.")
         real = real_steps(trace, part)
         time = real.shape[1]
+        counts = self._counts(before)
         stepwise = before.outputs.ndim == 3 and before.outputs.shape[1] == time
+        if counts is not None and counts.shape[1] == time:
+            # A loss that counts at the very end only is an answer at the end, though there are outputs at every step.
+            stepwise = natural_window(counts) <= _LATE * time
         horizon = min(self._options.horizon or (max(2, time // 2) if stepwise else time), time)
         whole = None if stepwise else [lag for lag in marked_lags(horizon) if lag or horizon == 1]
         return real, disturbed_places(real, self._options.places, horizon, whole), horizon
+
+    def _counts(self, before: Reading) -> torch.Tensor | None:
+        """bool (sample, time) of all samples: where a loss counts; None where there is none at each step."""
+        if self._kind is None or self._every.targets is None:
+            return None
+        targets = torch.as_tensor(self._every.targets)
+        return stepwise_counts(tuple(before.outputs.shape), targets, self._every.mask, self._kind.task)
 
     def impulses(self, part: GivenSamples, others: Any, gathered: Gathered) -> None:
         """Push the state of each layer, and replace an input; watch states and answers."""
@@ -142,15 +156,14 @@ class Trials:
         before = self._undisturbed(part)
         assert before.losses is not None
         assert self._kind is not None
-        assert self._every.targets is not None
         _refuse_both_ways(before)
         real, _, _ = self._plan(before, part)
         time = real.shape[1]
-        targets = torch.as_tensor(self._every.targets)
-        counts = stepwise_counts(tuple(before.outputs.shape), targets, self._every.mask, self._kind.task)
+        counts = self._counts(before)
         if counts is not None and counts.shape[1] != time:
             raise DoesNotApply("the loss has other steps than the recurrent layers.")
-        longest = min(self._options.longest_context or (max(2, time // 2) if counts is not None else time), time)
+        natural = time if counts is None else max(2, natural_window(counts))
+        longest = min(self._options.longest_context or natural, time)
         contexts = doubling(longest)
         if counts is None:
             ends = [np.where(real.any(1), last_places(real), -1)]

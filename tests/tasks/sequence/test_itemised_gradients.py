@@ -11,6 +11,7 @@ from stratascope.tasks.sequence.itemised_gradients import (
     before_activation,
     chosen_loss_steps,
     itemised_norms,
+    natural_window,
     weight_gradients,
 )
 from stratascope.tasks.sequence.unrolling import unroll
@@ -81,3 +82,11 @@ def test_loss_steps_are_spread_evenly_and_have_the_whole_window_behind_them():
     assert np.ptp(np.diff(steps)) <= 1
     assert chosen_loss_steps(counts, 99, 30) == [29, 30, 31, 32, 33, 34]
     assert chosen_loss_steps(counts[:, :10], 4, 20) == [9]
+
+
+def test_the_window_is_half_of_a_text_and_all_of_a_sequence_with_one_answer_at_its_end():
+    counts = torch.ones(3, 40, dtype=torch.bool)
+    assert natural_window(counts) == 20
+    counts[:, :39] = False
+    assert natural_window(counts) == 40
+    assert natural_window(counts & False) == 1
