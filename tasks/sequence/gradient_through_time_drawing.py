@@ -102,7 +102,7 @@ def _decay(
             if dotted:
                 curves[f"{title}, step {plain_step(first.step)}"] = Curve(lags, band[0], line=":", colour=place)
             else:
-                curves[title] = Curve(lags, *band, colour=place)
+                curves[title] = Curve.banded(lags, band, colour=place)
                 lengths[layer, state] = [length_holding(band[0], share) for share in (0.5, 0.9)]
             for lag in lags:
                 values = (filed.step, layer, state, lag, *(float(value) for value in band[:, lag]))

@@ -28,6 +28,11 @@ class Curve:
     colour: int | None = None
     """Its place in the palette; None: that of the curve."""
 
+    @classmethod
+    def banded(cls, lags: Sequence[float], band: np.ndarray, line: str = "-", colour: int | None = None) -> Curve:
+        """From `band` (3, lag): mean, low and high."""
+        return cls(lags, band[0], band[1], band[2], line, colour)
+
 
 def lag_curves(
     curves: Mapping[str, Curve],
