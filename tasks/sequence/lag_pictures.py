@@ -82,7 +82,7 @@ def _mark(axes: Any, height: float, name: str) -> None:
 
     axes.axhline(height, color=INK, alpha=0.6, linewidth=1, linestyle=(0, (4, 3)))
     axes.annotate(
-        name, (0.995, height), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9, color=INK
+        name, (0.005, height), xycoords=("axes fraction", "data"), ha="left", va="bottom", fontsize=9, color=INK
     )
 
 
