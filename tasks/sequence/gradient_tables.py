@@ -182,6 +182,8 @@ def _sees_ahead(trace: RecurrentTrace, losses: StepLosses) -> bool:
     backwards = reads_backwards(trace.layer)
     counted = torch.nonzero(losses.counts.any(0)).flatten().tolist()
     steps: Sequence[CellStep] = trace.steps
+    if not counted:
+        return False
     step = counted[-1] if backwards else counted[0]
     later = steps[:step] if backwards else steps[step + 1 :]
     if not later:

@@ -224,7 +224,10 @@ def _words_back(
     from stratascope.storage.datasets.dataset import leaves_of
 
     row = int(np.flatnonzero(probe.sample_id == sample)[0])
-    name, values = next(iter(leaves_of(probe.inputs).items()))
+    inputs = leaves_of(probe.inputs)
+    if len(inputs) > 1:  # which of them a layer reads is not known here
+        return [f"step {number}" for number in range(1 - count, 1)], about["loss_step"][-1]
+    name, values = next(iter(inputs.items()))
     one = np.asarray(values[row : row + 1])[0]
     words = token_words(one, names_of(probe, name))
     mask = probe.masks.get(name)

@@ -10,7 +10,7 @@ from torch import nn
 from stratascope.errors import DoesNotApply
 from stratascope.tasks.analysis import named
 from stratascope.tasks.sequence.context_losses import context_losses, doubling, gain_length
-from stratascope.tasks.sequence.memory_experiments import Gathered, MemoryExperimentsOptions
+from stratascope.tasks.sequence.memory_experiments import Gathered, MemoryExperimentsOptions, experiment_rows
 from stratascope.tasks.sequence.memory_interventions import (
     directions,
     disturbed_places,
@@ -191,6 +191,15 @@ def test_batches_change_nothing(kind):
     assert len(whole.curves) >= 8
     for place, curve in whole.curves.items():
         np.testing.assert_allclose(parts.curves[place].curves, curve.curves, rtol=1e-4, atol=1e-6)
+
+
+def test_weights_that_are_not_finite_fail_in_words():
+    network = seeded(character_model, **CHARACTERS)
+    with torch.no_grad():
+        network.recurrent.weight_ih_l0[0, 0] = torch.nan
+    rows = list(experiment_rows("test", gathered_of(wrapped(network), given(*texts(4)))))
+    assert {row.metric for row in rows} == {metric.name for metric in named("memory_experiments").metrics}
+    assert {row.status for row in rows} == {"failed"}
 
 
 def test_the_analysis_files_rows_and_arrays_and_draws(lasting_audit):
