@@ -221,3 +221,15 @@ def test_the_analysis_files_rows_and_arrays_and_draws(lasting_audit):
     for figure in figures.values():
         assert any(letter.isdigit() for letter in figure.caution)
         assert figure.svg
+
+
+def test_with_an_answer_at_the_end_the_state_is_followed_from_one_place_and_the_answer_from_several():
+    """A mean over places of which fewer and fewer reach far would step where one drops out."""
+    inputs, targets = texts(time=30)
+    targets = np.where(np.arange(30) == 29, targets, -100)
+    found = gathered_of(wrapped(holding(np.full(4, 0.9))), given(inputs, targets))
+    curve = found.curves["impulse/state/recurrent.l0/state"].mean
+    np.testing.assert_allclose(curve[:25], 0.9 ** np.arange(25), rtol=1e-2)
+    for place in ("impulse/state/recurrent.l0/output", "erasure/both"):
+        assert np.flatnonzero(np.isfinite(found.curves[place].mean)).tolist() == [1, 2, 5, 10, 20, 29]
+    assert found.about["context/none"]["contexts"] == [1, 2, 4, 8, 16, 30]
