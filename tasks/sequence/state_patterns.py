@@ -265,7 +265,13 @@ def _file(
             reason = "the range was named, not chosen for a feature" if not one.feature else "there is no match"
             findings.rows.append(Row("pattern_precision", status="does_not_apply", reason=reason, **shared))
     findings.arrays |= _match_arrays(
-        samples, name, place, number, one, made, {"base_rate": base, "feature": one.feature}
+        samples,
+        name,
+        place,
+        number,
+        one,
+        made,
+        {"feature": one.feature} | ({"base_rate": base} if one.feature else {}),
     )
 
 
