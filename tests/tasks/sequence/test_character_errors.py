@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from stratascope.tasks.sequence.error_types import ErrorTypes, n_gram_probabilities, word_counts
+from stratascope.tasks.sequence.error_types import ErrorTypes, least_orders, n_gram_probabilities, word_counts
 from tests.tasks.sequence.planted_cells import ARGUMENTS, LENGTH, WINDOWS, bracket_audit
 
 
@@ -14,7 +14,7 @@ def test_n_grams_are_what_counting_gives():
     training, texts = generator.integers(0, 3, (20, 12)), generator.integers(0, 3, (5, 9))
     training[3, 8:] = -1
     texts[1, 6:] = -1
-    found = n_gram_probabilities(training, texts, 4)
+    found = list(n_gram_probabilities(training, texts, 4))
     for n in range(1, 5):
         rows = [row[row >= 0].tolist() for row in training]
         grams = Counter(tuple(row[place : place + n]) for row in rows for place in range(len(row) - n + 1))
@@ -22,18 +22,24 @@ def test_n_grams_are_what_counting_gives():
         for sample, text in enumerate(texts.tolist()):
             for place in range(1, 9):
                 if place < n - 1 or text[place] < 0:
-                    assert np.isnan(found[n - 1, sample, place - 1])
+                    assert np.isnan(found[n - 1][sample, place - 1])
                 else:
                     gram = tuple(text[place - n + 1 : place + 1])
                     wanted = grams[gram] / contexts[gram[:-1]] if contexts[gram[:-1]] else 0
-                    assert found[n - 1, sample, place - 1] == pytest.approx(wanted)
+                    assert found[n - 1][sample, place - 1] == pytest.approx(wanted)
+
+
+def test_the_least_order_is_that_of_the_shortest_sure_context():
+    training = np.array([[0, 1, 2, 0, 1, 2, 3, 1, 0]])
+    # After 0 comes 1 in two of two; after 1 comes 2 in two of three; after 2 comes 0 or 3; after 1, 2 too.
+    assert least_orders(training, np.array([[3, 0, 1, 2, 3, 3]]), 3).tolist() == [[0, 2, 2, 0, 0]]
 
 
 def kinds_of(text, probability=0.1, grams=None, counts=None, memory=(5, 20), rare=1):
     types = ErrorTypes(2, memory, rare if counts is not None else -1)
     size = len(text) - 1
     chances = np.full(size, probability) if np.isscalar(probability) else np.asarray(probability)
-    given = np.zeros((2, size)) if grams is None else np.asarray(grams, float)
+    given = np.zeros(size, int) if grams is None else np.asarray(grams)
     assigned = types.assign(text, chances, given, counts)
     return ["" if number < 0 else types.names[number] for number in assigned]
 
@@ -55,7 +61,7 @@ def test_a_rare_word_is_one_that_training_hardly_holds():
 
 
 def test_the_smallest_n_gram_comes_first_and_before_everything():
-    assert kinds_of("a b.", grams=[[0, 0.9, 0.5], [0, 0.9, 0.6]]) == ["word_end", "n_gram_1", "n_gram_2"]
+    assert kinds_of("a b.", grams=[0, 1, 2]) == ["word_end", "n_gram_1", "n_gram_2"]
 
 
 def test_only_what_got_less_than_a_half_is_an_error():
