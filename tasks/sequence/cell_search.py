@@ -19,13 +19,13 @@ from stratascope.tasks.sequence.cell_association import (
     pairing_p_values,
     rank_correlation,
 )
+from stratascope.tasks.sequence.found_cells import QUANTILES
 from stratascope.tasks.sequence.given_features import FeatureTable
 from stratascope.tasks.sequence.sequence_network import SequenceNetwork
 from stratascope.tasks.sequence.sequence_samples import SequenceSamples
 from stratascope.tasks.sequence.state_batches import UnitStates, input_of, state_batches
 
 Place = tuple[str, str]
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 GROUPS = 8
 """The values of a numeric feature fall into at most so many groups, of about equal size."""
 _ROUNDS = 200
