@@ -36,11 +36,17 @@ def test_each_training_example_is_valid_and_builds_its_network(path):
 def test_each_audit_example_is_valid_and_asks_for_the_network_that_was_trained(path, monkeypatch):
     monkeypatch.setenv("NIGHT_WEBHOOK", "https://example.org")
     config = load_config(path)
-    trained = load_config(path.with_name("train.yaml"), (), TrainConfig)
     for run in config.runs:
-        if run.checkpoints.startswith(f"{trained.directory}/"):
-            assert run.model.factory == trained.model.factory
-            assert run.model.args == {key: trained.model.args[key] for key in run.model.args}
+        place, _, name = run.checkpoints.removesuffix("/step-*.safetensors").rpartition("runs/")
+        beside = path.parent / place / "train.yaml"
+        if not beside.exists() or load_config(beside, (), TrainConfig).name != name:
+            assert "sequence" not in path.parts
+            continue
+        model = load_config(beside, (), TrainConfig).model
+        assert (run.model.factory, run.name) == (model.factory, name)
+        # What concerns training alone, dropout, may be left out.
+        assert run.model.args == {key: model.args[key] for key in run.model.args}
+        build_network(model, path.parent).load_state_dict(build_network(run.model, path.parent).state_dict())
 
 
 @pytest.mark.parametrize("name", MADE_UP)
