@@ -108,7 +108,9 @@ def load(split: str, count: int, years: tuple[int, int], seed: int) -> Dataset:
     border = max(1, len(days) // _TEST_SHARE)
     days = days[:border] if split == "test" else days[border:]
     if count > len(days):
-        raise ProbeError(f"data set 'dates': {years[0]} to {years[1]} have {len(days)} days for {split!r}, not {count}.")
+        raise ProbeError(
+            f"data set 'dates': {years[0]} to {years[1]} have {len(days)} days for {split!r}, not {count}."
+        )
     days, forms = days[:count], np.random.default_rng([seed, 1, split == "test"]).integers(0, len(FORMATS), count)
     source = np.full((count, SOURCE_LENGTH), PADDING, np.int64)
     spans = np.full((2, count, TARGET_LENGTH), NOWHERE, np.int64)

@@ -35,9 +35,7 @@ def repeated_tokens(
     inputs = np.take_along_axis(inputs, unrepeated, 1)
     following = np.concatenate([inputs[:, 1:], np.take_along_axis(inputs, starts, 1)], 1)
     targets = np.where(places >= starts, following, IGNORED)
-    return Dataset(
-        inputs, targets, ("<bos>", *letters(tokens)), kind="text", sample_id=_identities(split, count)
-    )
+    return Dataset(inputs, targets, ("<bos>", *letters(tokens)), kind="text", sample_id=_identities(split, count))
 
 
 def delayed_recall(split: str, count: int, length: int, symbols: int, distractors: int, seed: int) -> Dataset:
