@@ -174,8 +174,9 @@ def _matched(
     options: StatePatternsOptions, findings: Findings,
 ) -> dict[tuple[Place, int], Matched]:  # fmt: skip
     """The selected units, then all matches of all samples, batch by batch: only the best are held."""
-    from stratascope.tasks.sequence.state_batches import state_batches
+    from stratascope.tasks.sequence.state_batches import lengthened, state_batches
 
+    real = samples.real(name)[:, : options.tokens]
     found: dict[tuple[Place, int], Matched] = {}
     own = np.array(sorted({one.sample for one in chosen}))
     for batch, states in state_batches(network, samples, own, options.batch_size, options.tokens):
@@ -186,14 +187,14 @@ def _matched(
                     for row in np.flatnonzero(batch == one.sample):
                         units = selected_units(on[row], one.start, one.stop, options.off_before, options.off_after)
                         found[layer.place, number] = Matched(units, layer.values.shape[2])
-    real = samples.real(name)[:, : options.tokens]
     kept: dict[Place, list[np.ndarray]] = {place: [] for place in places}
     for batch, states in state_batches(
         network, samples, np.arange(len(samples)), options.batch_size, options.tokens
     ):
-        for layer in states:
-            if layer.place not in places:
+        for given in states:
+            if given.place not in places:
                 continue
+            layer = lengthened(given, real.shape[1])
             on = switched_on(layer.values.numpy(), options.threshold, options.both_signs)
             if options.keep_states:
                 kept[layer.place].append(
