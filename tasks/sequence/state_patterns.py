@@ -138,6 +138,24 @@ def compute(context: CheckpointContext, options: StatePatternsOptions) -> Findin
     return findings
 
 
+def foretold(network: Any, probe: Probe, options: StatePatternsOptions) -> str:
+    """How much the states take that `keep_states` files at each checkpoint. Raises DoesNotApply without a recurrent layer."""
+    from stratascope.tasks.sequence.sequence_network import SequenceNetwork
+    from stratascope.tasks.sequence.state_batches import state_batches
+
+    own = SequenceNetwork(
+        network.network, network.model, network.folder, network.fixed_batch_size, network.hookable
+    )
+    samples = sequence_samples(probe, options)
+    with own.untouched():
+        _, states = next(state_batches(own, samples, np.arange(1), 1, options.tokens))
+    wanted = _layers([found.place for found in states], options)
+    if not options.keep_states:
+        return "a dozen texts for each range, no states (`keep_states` is off)"
+    size = sum(2 * found.values[0].numel() for found in states if found.place in wanted) * len(samples)
+    return f"states of {len(samples)} samples, {size / 1e6:.3g} MB at each checkpoint before compression (`keep_states`)"
+
+
 def _probe(network: Any, probe: Probe, options: StatePatternsOptions, findings: Findings) -> None:
     from stratascope.tasks.sequence.state_batches import input_of, state_batches
 
@@ -336,7 +354,7 @@ ANALYSIS = register(
     Analysis(
         name="state_patterns", version=1, scope="checkpoint", title="State patterns",
         question="Where else is the network in the same state as in this phrase?",
-        options=StatePatternsOptions, compute=compute, draw=draw, needs=frozenset({"network"}),
+        options=StatePatternsOptions, compute=compute, draw=draw, foretell=foretold, needs=frozenset({"network"}),
         metrics=(
             Metric("pattern_units", "count", "[0, ∞)", "How many units are beyond the threshold at every token of the selected range, and not throughout the few tokens before and behind it; with `both_signs` a unit counts for each of its signs.", "Strobelt et al. 2018, section 5", "order of the samples"),
             Metric("pattern_matches", "count", "[0, ∞)", "How many other stretches of at least `shortest` tokens have all of these units on.", "Strobelt et al. 2018, section 5", "order of the samples"),
