@@ -110,9 +110,9 @@ def _agreement(view: View, rows: pd.DataFrame, probe: str, filed: _Filed) -> Fig
     }
     for layer, values in filed.importance().items():
         for head in range(values.shape[1]):
-            numbers = (layer, head, *(float(values[place, head]) for place in (0, 3, 4, 5, 6)))
-            for name, number in zip(table, numbers, strict=True):
-                table[name].append(number)
+            line = (layer, head, *(float(values[place, head]) for place in (0, 3, 4, 5, 6)))
+            for name, entry in zip(table, line, strict=True):
+                table[name].append(entry)
     found = view.metric("head_importance_agreement", probe=probe)
     found = found[found["step"] == filed.step].set_index("part")["value"]
     ranks = {name: found.get(f"beside={name}", np.nan) for name in ("gradient", "focus")}

@@ -121,7 +121,8 @@ def names_of(probe: Probe, name: str = "") -> tuple[str, ...]:
     """What the codes of input `name` stand for: its own words, or the class names where a text predicts itself."""
     if name in probe.names:
         return probe.names[name]
-    return probe.class_names if probe.kind == "text" else ()
+    predicts_itself = probe.targets is not None and probe.targets.ndim == 2 and probe.targets.dtype.kind in "iu"
+    return probe.class_names if probe.kind == "text" or predicts_itself else ()
 
 
 def token_words(values: np.ndarray, names: tuple[str, ...]) -> list[str]:
