@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from stratascope.errors import DoesNotApply
+from stratascope.errors import CaptureError, DoesNotApply
 from stratascope.tasks.given_samples import GivenSamples
 from stratascope.tasks.sequence.sequence_network import SequenceNetwork
 from stratascope.tasks.sequence.step_losses import step_losses
@@ -92,7 +92,7 @@ def _loss_at_the_end(
         outputs = torch.cat(
             [network.run(piece.part(some)) for some in network.batches_of(piece, len(piece))]
         ).cpu()
-    except (RuntimeError, ValueError, IndexError) as error:
+    except CaptureError as error:
         raise DoesNotApply(f"the network cannot read {inputs.shape[1]} steps alone ({error}).") from error
     losses = step_losses(outputs, piece, kind)
     return (losses.values[:, -1] if losses.stepwise else losses.whole()).double().numpy()

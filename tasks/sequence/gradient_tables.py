@@ -11,7 +11,12 @@ import torch
 from torch import Tensor
 
 from stratascope.tasks.given_samples import GivenSamples
-from stratascope.tasks.sequence.itemised_gradients import AFTER_THE_END, chosen_loss_steps, itemised_norms
+from stratascope.tasks.sequence.itemised_gradients import (
+    AFTER_THE_END,
+    chosen_loss_steps,
+    itemised_norms,
+    natural_window,
+)
 from stratascope.tasks.sequence.lags import lag_mean, places_back
 from stratascope.tasks.sequence.recurrent_capture import RecurrentTrace, captured_states
 from stratascope.tasks.sequence.recurrent_cells import CellStep
@@ -78,6 +83,7 @@ class GradientTables:
         self._network, self._kind, self._most, self._window = network, kind, most, window
         self._made = partial(StreamedProfile, rounds, seed)
         self._loss_steps: dict[str, tuple[int, ...]] = {}
+        self._windows: dict[str, int] = {}
         self.found: dict[tuple[str, str], StateGradients] = {}
 
     def add(self, part: GivenSamples, every: GivenSamples, shown: int) -> None:
@@ -100,17 +106,19 @@ class GradientTables:
         assert every.targets is not None
         counts = stepwise_counts(shape, torch.as_tensor(every.targets), every.mask, self._kind.task)
         if not losses.stepwise or counts is None or time != counts.shape[1] or _sees_ahead(trace, losses):
+            self._windows[trace.layer] = min(self._window or time, time)
             return (AFTER_THE_END,)
-        window = min(self._window or max(1, time // 2), time)
-        if reads_backwards(trace.layer):
-            mirrored = chosen_loss_steps(counts.flip(1), self._most, window)
-            return tuple(sorted(time - 1 - step for step in mirrored))
-        return tuple(chosen_loss_steps(counts, self._most, window))
+        backwards = reads_backwards(trace.layer)
+        seen = counts.flip(1) if backwards else counts
+        window = min(self._window or natural_window(seen), time)
+        self._windows[trace.layer] = window
+        steps = chosen_loss_steps(seen, self._most, window)
+        return tuple(sorted(time - 1 - step for step in steps) if backwards else steps)
 
     def _take_in(self, trace: RecurrentTrace, losses: StepLosses, part: GivenSamples, shown: int) -> None:
         steps, time, count = self._loss_steps[trace.layer], len(trace.steps), len(part)
         whole = steps == (AFTER_THE_END,)
-        window = min(self._window or (time if whole else max(1, time // 2)), time)
+        window = min(self._windows[trace.layer], time)
         backwards = reads_backwards(trace.layer)
         spans = [_span(step, time, window, backwards) for step in steps]
         asked = [losses.whole()] if whole else [losses.values[:, step] for step in steps]
@@ -174,6 +182,8 @@ def _sees_ahead(trace: RecurrentTrace, losses: StepLosses) -> bool:
     backwards = reads_backwards(trace.layer)
     counted = torch.nonzero(losses.counts.any(0)).flatten().tolist()
     steps: Sequence[CellStep] = trace.steps
+    if not counted:
+        return False
     step = counted[-1] if backwards else counted[0]
     later = steps[:step] if backwards else steps[step + 1 :]
     if not later:

@@ -38,8 +38,8 @@ class GradientThroughTimeOptions(SequenceOptions):
     loss_steps: int = Field(default=8, ge=1)
     """Where there is a loss at every step, the gradients of so many of them are taken, evenly chosen."""
     window: int | None = Field(default=None, ge=1)
-    """So many steps back at most; null: half of the sequence where there is a loss at every step, so that all lags are
-    seen from the same loss steps, and all of it where the loss is taken once."""
+    """So many steps back at most; null: as many as half of the loss steps have behind them, so that all lags are seen from
+    the same loss steps. That is half of a sequence with a loss at every step, and all of one with a loss at its end."""
     rounds: int = Field(default=200, ge=20)
     """Of the bootstrap over samples."""
     jacobian_samples: int = Field(default=4, ge=0)

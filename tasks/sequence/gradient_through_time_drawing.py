@@ -102,7 +102,7 @@ def _decay(
             if dotted:
                 curves[f"{title}, step {plain_step(first.step)}"] = Curve(lags, band[0], line=":", colour=place)
             else:
-                curves[title] = Curve(lags, *band, colour=place)
+                curves[title] = Curve.banded(lags, band, colour=place)
                 lengths[layer, state] = [length_holding(band[0], share) for share in (0.5, 0.9)]
             for lag in lags:
                 values = (filed.step, layer, state, lag, *(float(value) for value in band[:, lag]))
@@ -224,7 +224,10 @@ def _words_back(
     from stratascope.storage.datasets.dataset import leaves_of
 
     row = int(np.flatnonzero(probe.sample_id == sample)[0])
-    name, values = next(iter(leaves_of(probe.inputs).items()))
+    inputs = leaves_of(probe.inputs)
+    if len(inputs) > 1:  # which of them a layer reads is not known here
+        return [f"step {number}" for number in range(1 - count, 1)], about["loss_step"][-1]
+    name, values = next(iter(inputs.items()))
     one = np.asarray(values[row : row + 1])[0]
     words = token_words(one, names_of(probe, name))
     mask = probe.masks.get(name)

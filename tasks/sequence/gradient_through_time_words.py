@@ -17,7 +17,7 @@ WORDS: dict[str, dict[str, str]] = {
         "caution": "{count} of {total} loss steps were asked, each at most {window} steps back: empty cells were not asked, they are not zero. At step {step} the darkest cell holds {faint:.1e} and the brightest {bright:.1e}.",
         "audience": "For those who want to see where in the sequence long dependencies begin.",
         "practitioner": "Cutting sequences for truncated training throws away all that lies left of the cut: see here whether anything was there.",
-        "researcher": "Means over samples hide places that differ between them: a column shows only where all samples have the same structure at the same step. The rest is in the array `shown`, sample by sample.",
+        "researcher": "Means over samples hide places that differ between them: a column shows only where all samples have the same structure at the same step. The rest is in the array shown, sample by sample.",
     },
     "sample": {
         "shows": "Sample {sample}: norm of the gradient of {loss} by the {state} of {layer} when each of these tokens had just been read, at step {step}.",

@@ -15,6 +15,13 @@ AFTER_THE_END = -1
 """The loss step of a loss that is taken once, of the whole sequence."""
 
 
+def natural_window(counts: Tensor) -> int:
+    """As many steps as stand behind at least half of the steps at which the loss counts, their own included: half of a
+    sequence with a loss at every step, all of one whose loss comes at the end. `counts` is bool (sample, time)."""
+    found = torch.nonzero(counts.any(0)).flatten().tolist()
+    return int(found[(len(found) - 1) // 2]) + 1 if found else 1
+
+
 def chosen_loss_steps(counts: Tensor, most: int, window: int) -> list[int]:
     """At most `most` of the steps at which the loss counts for a sample, evenly, the last among them; ascending.
 
@@ -36,7 +43,8 @@ def itemised_norms(
 
     `losses` are (sample,) each, `states` lists over time of (sample, unit), one list for each kind of state. Of loss
     number n gradients are asked by the states from `spans[n][0]` to `spans[n][1]` - 1 only, which bounds how far back
-    is gone; other places are NaN. Zero where the loss does not depend on a state. The graph is kept.
+    is gone; other places are NaN. Zero where the loss does not depend on a state, infinite where a gradient is not
+    finite. The graph is kept.
     """
     found = [torch.full((len(losses), len(line[0]), len(line)), torch.nan, dtype=torch.float64) for line in states]
     for number, (loss, (first, last)) in enumerate(zip(losses, spans, strict=True)):
@@ -48,7 +56,7 @@ def itemised_norms(
         for place in range(len(states)):
             own = gradients[place * width : (place + 1) * width]
             norms = torch.stack([gradient.double().norm(dim=-1) for gradient in own], dim=1)
-            found[place][number, :, first:last] = norms.cpu()
+            found[place][number, :, first:last] = norms.nan_to_num(nan=torch.inf).cpu()
     return found
 
 

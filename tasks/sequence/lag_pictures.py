@@ -28,6 +28,11 @@ class Curve:
     colour: int | None = None
     """Its place in the palette; None: that of the curve."""
 
+    @classmethod
+    def banded(cls, lags: Sequence[float], band: np.ndarray, line: str = "-", colour: int | None = None) -> Curve:
+        """From `band` (3, lag): mean, low and high."""
+        return cls(lags, band[0], band[1], band[2], line, colour)
+
 
 def lag_curves(
     curves: Mapping[str, Curve],
@@ -77,7 +82,7 @@ def _mark(axes: Any, height: float, name: str) -> None:
 
     axes.axhline(height, color=INK, alpha=0.6, linewidth=1, linestyle=(0, (4, 3)))
     axes.annotate(
-        name, (0.995, height), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9, color=INK
+        name, (0.005, height), xycoords=("axes fraction", "data"), ha="left", va="bottom", fontsize=9, color=INK
     )
 
 

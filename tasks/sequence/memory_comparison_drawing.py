@@ -63,9 +63,9 @@ def draw(view: View, options: Any) -> Iterator[Figure]:
 
 
 def _run(view: View, probe: str, name: str, arrays: dict[str, np.ndarray]) -> _Run:
-    found = [arrays[f"{probe}/{name}/{kind}"] for kind in ("gradient", "newest", "quality")]
+    gradient, newest, quality = (arrays[f"{probe}/{name}/{kind}"] for kind in ("gradient", "newest", "quality"))
     about = view.store.array_info(join_path("cohort", view.analysis, probe, name, "gradient"))[3]
-    return _Run(name, *found, about)
+    return _Run(name, gradient, newest, quality, about)
 
 
 def _last(run: _Run, lag: int) -> float:
@@ -83,7 +83,7 @@ def _curves(probe: str, runs: Sequence[_Run], leads: bool) -> Figure:
     for run in runs:
         known = np.flatnonzero(np.isfinite(run.newest[0]))
         band = run.newest[:, known] / run.newest[0, 0]
-        curves[run.title] = Curve(known.tolist(), *band)
+        curves[run.title] = Curve.banded(known.tolist(), band)
         for column, values in zip(table, ([run.name] * len(known), [run.about["step"][-1]] * len(known), known.tolist(), *(line.tolist() for line in band)), strict=True):  # fmt: skip
             table[column] += values
     best, worst = max(runs, key=lambda run: _last(run, lag)), min(runs, key=lambda run: _last(run, lag))
@@ -143,7 +143,7 @@ def _maps(probe: str, runs: Sequence[_Run]) -> Figure:
     down = -(-len(runs) // across)
     canvas = Canvas(figsize=(6.4, 0.8 + 2.5 * down), dpi=72, layout="constrained")
     panels = canvas.subplots(down, across, sharey=True, squeeze=False).ravel()
-    picture = None
+    picture: Any = None
     table: dict[str, list[Any]] = {name: [] for name in ("run", "step", "lag", "share")}
     longest = max(run.gradient.shape[1] for run in runs)
     for axes, run in zip(panels, runs, strict=False):

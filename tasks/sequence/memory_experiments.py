@@ -45,7 +45,7 @@ class MemoryExperimentsOptions(SequenceOptions):
     push: float = Field(default=0.1, gt=0)
     """The length of the push by the mean length of the sample's own states."""
     longest_context: int | None = Field(default=None, ge=2)
-    """null: as for `horizon`."""
+    """null: as many tokens as half of the loss steps have behind them."""
     pasts: tuple[Literal["none", "other", "shuffled"], ...] = ("none", "other", "shuffled")
     """What stands before the context that is left."""
     rounds: int = Field(default=200, ge=20)
@@ -131,25 +131,32 @@ def _others(every: GivenSamples, rows: slice) -> Any:
 
 def experiment_rows(probe: str, gathered: Gathered) -> Iterator[Row]:
     """All rows of one probe."""
+    found: list[Row] = []
     for place, curve in gathered.curves.items():
         about = gathered.about[place]
         fields: dict[str, Any] = {"probe": probe, "layer": about.get("layer", ""), "n": curve.samples}
         if not curve.samples:
             continue
         if about["experiment"] == "impulse":
-            yield _half_life(curve, about, fields)
+            found.append(_half_life(curve, about, fields))
         elif about["experiment"] == "erasure":
             mean, (low, high) = curve.mean, curve.band()
             for lag in marked_lags(len(mean)):
                 if np.isfinite(mean[lag]):
                     part = f"erased={about['erased']};lag={lag}"
-                    yield Row("erasure_excess_loss", float(mean[lag]), part=part, low=float(low[lag]), high=float(high[lag]), estimator=_ESTIMATOR, **fields)  # fmt: skip
+                    found.append(Row("erasure_excess_loss", float(mean[lag]), part=part, low=float(low[lag]), high=float(high[lag]), estimator=_ESTIMATOR, **fields))  # fmt: skip
         else:
-            yield from _context_rows(curve, about, fields)
-    for name, reason in gathered.reasons.items():
-        for metric in _METRICS:
-            if metric.startswith(name):
-                yield Row(metric, probe=probe, status="does_not_apply", reason=reason)
+            found += _context_rows(curve, about, fields)
+    yield from found
+    told = {row.metric for row in found}
+    for metric in _METRICS:
+        reason = next((text for name, text in gathered.reasons.items() if metric.startswith(name)), "")
+        if reason:
+            yield Row(metric, probe=probe, status="does_not_apply", reason=reason)
+        elif metric not in told:
+            yield Row(
+                metric, probe=probe, status="failed", reason="no state, answer or loss that it needs is finite"
+            )
 
 
 def _half_life(curve: StreamedProfile, about: dict[str, Any], fields: dict[str, Any]) -> Row:

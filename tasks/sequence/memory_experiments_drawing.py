@@ -86,7 +86,7 @@ def _context(filed: _Newest, rows: pd.DataFrame, leads: bool) -> Iterator[Figure
     for past in _PASTS:
         if past in found:
             band = filed.curves[found[past]]
-            curves[_PASTS[past]] = Curve(about[past]["contexts"], *band[:, :-1])
+            curves[_PASTS[past]] = Curve.banded(about[past]["contexts"], band[:, :-1])
     first = next(past for past in _PASTS if past in found)
     mean = filed.curves[found[first]][0]
     # The gain is told of the past that comes nearest to what the network is used to: a foreign one, where there is one.
@@ -123,8 +123,8 @@ def _impulse_curves(filed: _Newest, watched: str) -> tuple[dict[str, Curve], int
             known = np.flatnonzero(np.isfinite(band[0]))
             name = title if watched == "output" and impulse == "input" else f"{layer}, {title}"
             if len(known):
-                curves[name] = Curve(
-                    known.tolist(), *band[:, known], line="-" if impulse == "state" else "--", colour=place
+                curves[name] = Curve.banded(
+                    known.tolist(), band[:, known], line="-" if impulse == "state" else "--", colour=place
                 )
             count = max(count, int(filed.about(path)["samples"]))
     return curves, count
@@ -169,7 +169,7 @@ def _erasure(filed: _Newest) -> Iterator[Figure]:
         band = filed.curves.get(f"erasure/{what}")
         known = np.flatnonzero(np.isfinite(band[0])) if band is not None else np.zeros(0, int)
         if band is not None and len(known):
-            curves[title] = Curve(known.tolist(), *band[:, known])
+            curves[title] = Curve.banded(known.tolist(), band[:, known])
             samples = int(filed.about(f"erasure/{what}")["samples"])
     if not curves:
         return

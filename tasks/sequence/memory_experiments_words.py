@@ -36,7 +36,7 @@ WORDS: dict[str, dict[str, str]] = {
         "researcher": "The excess mixes what is forgotten with the shock of an unusual state; the context curve with another sample's past has the first without the second.",
     },
     "course": {
-        "shows": "Over the training, in steps: the shortest context that gives nine tenths of what the whole past gains, by what stands before it (`context`), and the half-life of the state after a push of it (`push`) and after a token was replaced (`token`), by layer.",
+        "shows": "Over the training, in steps: the shortest context that gives nine tenths of what the whole past gains, by what stands before it (context), and the half-life of the state after a push of it (push) and after a token was replaced (token), by layer.",
         "reading": "Curves that rise are memory that grows with training. A context length without the half-lives rising is better use of the same memory.",
         "caution": "At step {step}: {numbers} {bounds}",
         "audience": "For those who ask when in training memory comes to be.",

@@ -115,8 +115,11 @@ class Echo:
     """Of the outputs: total variation of the answers, or the norm of the difference of numbers."""
 
 
-def echo(before: Reading, after: Reading, places: np.ndarray, part: GivenSamples, task: str, lags: int) -> Echo:
-    """`after` against `before`, by the number of steps read since each sample's place, up to `lags` - 1."""
+def echo(
+    before: Reading, after: Reading, places: np.ndarray, part: GivenSamples, task: str, lags: int, at_the_end: bool
+) -> Echo:
+    """`after` against `before`, by the number of steps read since each sample's place, up to `lags` - 1; of the answers
+    that of the last step alone where it is the one that counts, `at_the_end`."""
     states = {}
     backwards = any(reads_backwards(layer) for layer in before.traces)
     real = None
@@ -127,6 +130,8 @@ def echo(before: Reading, after: Reading, places: np.ndarray, part: GivenSamples
         real = real_steps(trace, part)
         states[layer] = since(np.where(real, distance, np.nan), places, lags, reads_backwards(layer))
     gap = output_distance(before.outputs, after.outputs, task)
+    if gap.ndim == 2 and at_the_end and real is not None and gap.shape == real.shape:
+        gap = gap[np.arange(len(gap)), last_places(real)]
     if gap.ndim == 2:
         known = gap if real is None or gap.shape != real.shape else np.where(real, gap, np.nan)
         return Echo(

@@ -156,7 +156,8 @@ def _arrays(probe: str, layer: str, found: _Layer) -> dict[str, NamedArray]:
         if values is not None:
             about = found.about[name] | {"step": [step for step, _ in line]}
             if name.startswith("gradient_"):
-                about["half_length"] = [length_holding(item, 0.5) for _, item in line]
+                lengths = [length_holding(item, 0.5) for _, item in line]
+                about["half_length"] = [length if np.isfinite(length) else None for length in lengths]
             place = f"{probe}/{encode_path_part(layer)}/{name}"
             inner = dims.get(name, ("lag",))
             arrays[place] = NamedArray(("step", *inner), values.astype(np.float32), about)

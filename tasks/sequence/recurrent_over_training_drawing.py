@@ -182,7 +182,10 @@ def _length(view: View, probe: str, gradients: dict[str, list[_Line]]) -> Iterat
     from stratascope.tasks.report.style import lines
 
     every = [(kind.removeprefix("gradient_"), line) for kind, found in gradients.items() for line in found]
-    series = {f"{line.layer}, {state}": (line.steps, list(line.about["half_length"])) for state, line in every}
+    series = {
+        f"{line.layer}, {state}": (line.steps, np.array(line.about["half_length"], np.float64).tolist())
+        for state, line in every
+    }
     series = {name: item for name, item in series.items() if np.isfinite(item[1]).any()}
     if not series:
         return

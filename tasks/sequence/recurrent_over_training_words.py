@@ -33,7 +33,7 @@ WORDS: dict[str, dict[str, str]] = {
         "caution": "At step {step} the most saturated is the {gate} gate, {share:.0%} of the steps on the {side}; at step {start} that was {before:.0%}. {still}",
         "audience": "For those who read gates.",
         "practitioner": "Gates that are nearly always saturated on one side do no work and pass no gradient: a smaller learning rate or weight decay keeps them movable.",
-        "researcher": "The bounds are conventions of Karpathy, Johnson and Fei-Fei (2015); histograms that allow any others are in `recurrent_state`. Means over units hide units that are always left beside others that are always right.",
+        "researcher": "The bounds are conventions of Karpathy, Johnson and Fei-Fei (2015); histograms that allow any others are in recurrent_state. Means over units hide units that are always left beside others that are always right.",
     },
     "radius": {
         "shows": "Largest modulus of the eigenvalues of the blocks of recurrent weights of {layer}, by gate, over the training.",
@@ -41,6 +41,6 @@ WORDS: dict[str, dict[str, str]] = {
         "caution": "At step {step} the largest is {value:.2f}, of the {gate} block; at step {start} it was {before:.2f}. Squashing keeps states bounded whatever the radius: above 1 need not explode.",
         "audience": "For those who think of a recurrent layer as a dynamical system.",
         "practitioner": "A radius that grows without end is an early sign of exploding gradients: clip, or decay the weights.",
-        "researcher": "The radius of a block is no bound on the Jacobian of a step: gates scale it, and it need not be normal. The Jacobians of `gradient_through_time` are the numbers to trust.",
+        "researcher": "The radius of a block is no bound on the Jacobian of a step: gates scale it, and it need not be normal. The Jacobians of gradient_through_time are the numbers to trust.",
     },
 }
