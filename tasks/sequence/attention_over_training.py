@@ -23,6 +23,7 @@ from stratascope.tasks.sequence.head_formation import formation_of, shortened_ma
 
 FORMING = "_score"
 """Scores whose names end so say how far a head does one known thing, from 0 to 1."""
+_POINTED = "attention_entropy_share"
 
 
 class AttentionOverTrainingOptions(Options):
@@ -79,6 +80,11 @@ def compute(context: SeriesContext, options: AttentionOverTrainingOptions) -> Fi
             findings.arrays[f"{layer.place}/scores"] = NamedArray(("step", "score", "head"), layer.scores, about)
             findings.rows += list(_formation_rows(layer, options))
             _file_change(layer, findings)
+        if not any(forming_scores(layer.names, options.scores) for layer in followed):
+            reason = (
+                "no scores are filed that heads could form by: they need tokens that are both queries and keys"
+            )
+            findings.rows.append(Row("head_formation_step", probe=name, status="does_not_apply", reason=reason))
         _file_top_heads(followed, options, findings)
         file_agreement(followed, findings)
     return findings
@@ -152,29 +158,46 @@ def _change_row(values: np.ndarray, head: int, about: dict[str, Any]) -> Row:
 def _file_top_heads(
     followed: list[FollowedLayer], options: AttentionOverTrainingOptions, findings: Findings
 ) -> None:
-    """The weights of the heads that score highest at the end, over the steps: the mean over samples where they have one
-    length, else those of the first shown sample."""
-    best: list[tuple[float, int, int]] = []
-    for number, layer in enumerate(followed):
-        forming = [layer.names.index(name) for name in forming_scores(layer.names, options.scores)]
-        if forming:
-            final = np.nan_to_num(layer.scores[-1, forming].max(0), nan=-1.0)
-            best += [(-float(value), number, head) for head, value in enumerate(final)]
-    chosen: dict[int, list[int]] = {}
-    for _, number, head in sorted(best)[: options.top_heads]:
-        chosen.setdefault(number, []).append(head)
+    """The weights of the heads that lead at the end, over the steps: the mean over samples where they have one length, else
+    those of the first shown sample."""
+    chosen: dict[int, list[tuple[int, float]]] = {}
+    ranked, by = _ranked_heads(followed, options)
+    for value, number, head in ranked[: options.top_heads]:
+        chosen.setdefault(number, []).append((head, value))
     for number, heads in chosen.items():
         layer = followed[number]
         for name in ("mean_weights", "weights"):
             kept = [context.found(READ, layer.probe.name, layer.layer, name) for context in layer.contexts]
             if any(values is None or not len(values) for values in kept):
                 continue
-            matrices = np.stack([(values if name == "mean_weights" else values[0])[heads] for values in kept])  # type: ignore[index]
-            about = {"heads": heads, "of": name, "queries": matrices.shape[2], "keys": matrices.shape[3]}
+            places = [head for head, _ in heads]
+            matrices = np.stack([(values if name == "mean_weights" else values[0])[places] for values in kept])  # type: ignore[index]
+            about = {"heads": places, "value": [value for _, value in heads], "ranked_by": by, "of": name}
+            about |= {"queries": matrices.shape[2], "keys": matrices.shape[3]}
             drawn = shortened_matrix(matrices.astype(np.float32), options.shown_tokens).astype(np.float16)
             dims = ("step", "top_head", "query", "key")
             findings.arrays[f"{layer.place}/head_weights"] = NamedArray(dims, drawn, about)
             break
+
+
+def _ranked_heads(
+    followed: list[FollowedLayer], options: AttentionOverTrainingOptions
+) -> tuple[list[tuple[float, int, int]], str]:
+    """(value, layer, head) of all heads, those that lead at the end first: by their highest score, and where no layer has scores that
+    heads form by, by how pointed they are; and what the value is."""
+    found = []
+    for number, layer in enumerate(followed):
+        forming = [layer.names.index(name) for name in forming_scores(layer.names, options.scores)]
+        if forming:
+            final = np.nan_to_num(layer.scores[-1, forming].max(0), nan=-1.0)
+            found += [(float(value), number, head) for head, value in enumerate(final)]
+    if found:
+        return sorted(found, key=lambda one: (-one[0], *one[1:])), "score"
+    for number, layer in enumerate(followed):
+        if _POINTED in layer.names:
+            final = np.nan_to_num(layer.scores[-1, layer.names.index(_POINTED)], nan=1.0)
+            found += [(float(value), number, head) for head, value in enumerate(final)]
+    return sorted(found), "entropy share"
 
 
 _OWN = ("head_formation_step", "head_change", "head_agreement")

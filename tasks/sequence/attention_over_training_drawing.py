@@ -41,8 +41,9 @@ def draw(view: View, options: Any) -> Iterator[Figure]:
         yield from _moves(view, probe, layers)
         yield from agreement_figures(view, probe, {layer.name: layer.title for layer in layers})
         if probe == lead:
+            formless = not any(len(_formation_rows(view, name)) for name in probes)
             for score in MAPS:
-                yield from _map(view, probe, layers, score)
+                yield from _map(view, probe, layers, score, formless and score == next(iter(MAPS)))
             yield from weight_figures(view, probe, layers, options)
 
 
@@ -274,7 +275,7 @@ def _moves(view: View, probe: str, layers: list[DrawnLayer]) -> Iterator[Figure]
     )  # fmt: skip
 
 
-def _map(view: View, probe: str, layers: list[DrawnLayer], score: str) -> Iterator[Figure]:
+def _map(view: View, probe: str, layers: list[DrawnLayer], score: str, leads: bool) -> Iterator[Figure]:
     from stratascope.tasks.report.style import heatmap
 
     grid, names, steps = _head_grid(
@@ -288,14 +289,14 @@ def _map(view: View, probe: str, layers: list[DrawnLayer], score: str) -> Iterat
     high, low = int(np.nanargmax(last)), int(np.nanargmin(last))
     ranges = np.where(sound, np.ptp(np.nan_to_num(grid), axis=1), -1.0)
     moved = int(ranges.argmax())
+    where = f"highest in {names[high]} ({last[high]:.3g}) and lowest in {names[low]} ({last[low]:.3g})"
     numbers = {
-        "what": what, "how": how, "note": NOTES[score], "step": plain_step(steps[-1]), "high": names[high],
-        "high_value": float(last[high]), "low": names[low], "low_value": float(last[low]), "gain": float(ranges[moved]),
-        "moved": names[moved],
+        "what": what, "how": how, "note": NOTES[score], "step": plain_step(steps[-1]), "gain": float(ranges[moved]),
+        "where": where if high != low else f"{last[high]:.3g}", "moved": names[moved],
     }  # fmt: skip
     table = {"head": names, **{f"step {step}": grid[:, place].tolist() for place, step in enumerate(steps)}}
     yield worded(
-        _WORDS["map"], numbers, key=figure_key(score, probe), run=view.run, probe=probe,
+        _WORDS["map"], numbers, key=figure_key(score, probe), run=view.run, probe=probe, headline=leads,
         title=f"{title} over training, probe {probe}", table=table,
         svg=heatmap(grid, names, [plain_step(step) for step in steps], label, "head", "training step"),
     )  # fmt: skip

@@ -30,13 +30,13 @@ WORDS: dict[str, dict[str, str]] = {
     "map": {
         "shows": "For each head, {what}, over the training.",
         "reading": "{how}",
-        "caution": "At step {step} it is highest in {high} ({high_value:.3g}) and lowest in {low} ({low_value:.3g}); the largest change of one head over the run is {gain:.3g}, of {moved}. {note}",
+        "caution": "At step {step} it is {where}; the largest change of one head over the run is {gain:.3g}, of {moved}. {note}",
         "audience": "For readers who follow how heads specialise.",
         "practitioner": "Rows alike from first to last are heads that the training did not touch.",
         "researcher": "Means over the samples of each sample's mean over its real queries, on one scale for all steps; `attention` has intervals by checkpoint.",
     },
     "weights": {
-        "shows": "The weights of the heads that score highest at the end, at each checkpoint: rows are queries, columns are keys, {of}.",
+        "shows": "The weights of the heads that {lead} at the end, at each checkpoint: rows are queries, columns are keys, {of}.",
         "reading": "Move the slider to see a pattern appear. A line beside the diagonal is a head that looks at a fixed distance; an upright line is a key that all look at, a sink.",
         "caution": "At step {step} the strongest cell shown is {strongest:.2f}, while looking everywhere alike would give {alike:.3f}.{blocks} {importance}",
         "audience": "For everyone who wants to see what a score stands for.",

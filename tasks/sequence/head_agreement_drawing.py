@@ -100,7 +100,7 @@ def _drawn(distances: np.ndarray, names: list[str], order: np.ndarray, tree: Any
     quiet(axes)
     axes.grid(False)
     off = np.ma.masked_array(distances[np.ix_(order, order)], np.eye(count, dtype=bool))
-    picture = axes.imshow(off, cmap="cividis", vmin=0, vmax=1, interpolation="none", aspect="auto")
+    picture = axes.imshow(off, cmap="cividis", interpolation="none", aspect="auto")
     if count <= _MOST_NAMED:
         axes.set_yticks(
             range(count), [shortened(names[place], 26) for place in order], fontsize=9 if count <= 24 else 7

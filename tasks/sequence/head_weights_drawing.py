@@ -45,21 +45,23 @@ def final_score(layer: DrawnLayer, score: str, head: int) -> float:
 
 def weight_figures(view: View, probe: str, layers: list[DrawnLayer], options: Any) -> Iterator[Figure]:
     """The weights of the heads that score highest at the end, behind a slider over the steps."""
-    chosen = []
-    for layer in layers:
-        if layer.weights is not None:
-            finals = [max((final_score(layer, name, head) for name in layer.names if name.endswith("_score")), default=-1.0) for head in layer.about["heads"]]  # fmt: skip
-            chosen += [(-final, layer, head, place) for place, (final, head) in enumerate(zip(finals, layer.about["heads"], strict=True))]  # fmt: skip
+    chosen = [
+        (value, layer, head, place)
+        for layer in layers
+        if layer.weights is not None
+        for place, (head, value) in enumerate(zip(layer.about["heads"], layer.about["value"], strict=True))
+    ]
     if not chosen:
         return
-    chosen.sort(key=lambda one: (one[0], one[1].name, one[2]))
+    by = str(chosen[0][1].about["ranked_by"])
+    chosen.sort(key=lambda one: (-one[0] if by == "score" else one[0], one[1].name, one[2]))
     common = sorted(set.intersection(*(set(layer.steps) for _, layer, _, _ in chosen)))
     steps = even_choice(common, options.frames)
     pictures = [
         np.stack([layer.weights[layer.steps.index(step), place] for step in steps]).astype(np.float32)  # type: ignore[index]
         for _, layer, _, place in chosen
     ]
-    names = [f"{layer.head(head)}, {-final:.2f} at the end" for final, layer, head, _ in chosen]
+    names = [f"{layer.head(head)}, {by} {value:.2f}" for value, layer, head, _ in chosen]
     sizes = [(layer.about["queries"], layer.about["keys"]) for _, layer, _, _ in chosen]
     top = float(np.quantile(np.concatenate([item[item > 0] for item in pictures]), _QUANTILE))
     means = all(layer.about["of"] == "mean_weights" for _, layer, _, _ in chosen)
@@ -67,9 +69,9 @@ def weight_figures(view: View, probe: str, layers: list[DrawnLayer], options: An
     numbers = {
         "of": "mean over the samples" if means else "those of the first shown sample, padding included",
         "step": plain_step(steps[-1]), "strongest": float(max(item[-1].max() for item in pictures)),
-        "alike": 1 / max(keys for _, keys in sizes), "quantile": f"{_QUANTILE:g}",
+        "lead": "score highest" if by == "score" else "are most pointed", "alike": 1 / max(keys for _, keys in sizes), "quantile": f"{_QUANTILE:g}",
         "blocks": " A cell stands for a block of neighbours." if blocks else "",
-        "importance": importance_note(view, probe, {(layer.name, head): -final for final, layer, head, _ in chosen}),
+        "importance": importance_note(view, probe, {(layer.name, head): value for value, layer, head, _ in chosen}),
     }  # fmt: skip
     table = {
         "step": [step for step in steps for _ in chosen], "head": [name for _ in steps for name in names],
@@ -77,7 +79,7 @@ def weight_figures(view: View, probe: str, layers: list[DrawnLayer], options: An
     }  # fmt: skip
     yield worded(
         _WORDS["weights"], numbers, key=figure_key("weights", probe), run=view.run, probe=probe,
-        title=f"Where the heads with the highest scores look, probe {probe}",
+        title=f"Where the leading heads look, probe {probe}",
         frames=_moving_weights(pictures, names, sizes, steps, top), table=table,
     )  # fmt: skip
 
@@ -92,7 +94,7 @@ def _moving_weights(
     from stratascope.tasks.report.style import INK, moving_frames, quiet
     from stratascope.tasks.report.text import shortened
 
-    columns = 2 if len(pictures) <= 4 else 3
+    columns = 1 if len(pictures) == 1 else 2 if len(pictures) <= 4 else 3
     rows = -(-len(pictures) // columns)
     width = 6.4
     tall = max(queries / keys for queries, keys in sizes)
@@ -111,7 +113,7 @@ def _moving_weights(
             extent=(-0.5, keys - 0.5, queries - 0.5, -0.5),
         )  # fmt: skip
         images.append(image)
-        axes.set_title(shortened(names[place], 40 if columns == 2 else 27), fontsize=9, color=INK, loc="left")
+        axes.set_title(shortened(names[place], 27 if columns == 3 else 40), fontsize=9, color=INK, loc="left")
         axes.set(xlabel="key (place in the sequence)" if place >= len(pictures) - columns else "", ylabel="query" if place % columns == 0 else "")  # fmt: skip
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5, integer=True))

@@ -37,15 +37,17 @@ def ablation_effects(view: View, probe: str) -> dict[tuple[str, int], float]:
 
 
 def importance_note(view: View, probe: str, scores: Mapping[tuple[str, int], float]) -> str:
-    """One or two sentences; with Spearman's correlation of `scores` and what ablation says, where there are three heads or more."""
+    """One or two sentences; with Spearman's correlation of `scores` and what ablation says, where there are three heads
+    or more. Of all heads where there are no scores."""
     effects = ablation_effects(view, probe)
-    both = [head for head in scores if head in effects and np.isfinite(scores[head])]
-    if not effects or not both:
+    known = scores or dict.fromkeys(effects, float("nan"))
+    both = [head for head in known if head in effects and (not scores or np.isfinite(scores[head]))]
+    if not both:
         return "A weight says where a head looks, not whether the answer depends on it, which was not measured in this run."
     layer, head = max(both, key=lambda one: effects[one])
-    said = f"taking away one head raises the loss by at most {effects[layer, head]:.3g} (head {head} of {layer})"
+    said = f"taking away one of these heads raises the loss by at most {effects[layer, head]:.3g} (head {head} of {layer})"
     told = f"A weight says where a head looks, not whether the answer depends on it: {said}."
-    if len(both) < 3:
+    if len(both) < 3 or not scores:
         return told
     from scipy.stats import spearmanr
 

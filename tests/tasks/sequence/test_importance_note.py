@@ -42,3 +42,4 @@ def test_the_last_step_counts_and_its_numbers_are_told(view_with):
     assert "at most 0.7 (head 1 of a)" in told
     assert "Over 4 heads the rank correlation of the score with that is 1.00." in told
     assert "correlation" not in importance_note(view, "test", {("a", 0): 0.5, ("a", 1): 0.5})
+    assert "at most 0.7 (head 1 of a)" in importance_note(view, "test", {})
