@@ -75,7 +75,6 @@ def compute(context: CheckpointContext, options: AttentionOptions) -> Findings:
 
     findings = Findings()
     network = SequenceNetwork.of(context)
-    assert isinstance(network, SequenceNetwork)
     with network.untouched(), torch.no_grad():
         for name, probe in context.probes.items():
             try:
