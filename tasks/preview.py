@@ -149,6 +149,8 @@ def foretold(
                 said = foretell(network, probe, options)
             except DoesNotApply as reason:
                 said = f"does not apply: {reason}"
+            except StratascopeError as error:
+                said = f"cannot be told: {error}"
             found.append(f"{name}, probe {probe.name}: {said}")
     return found
 

@@ -259,7 +259,7 @@ def _metrics() -> Iterator[Metric]:
     order = "order of the samples; batch size up to rounding"
     yield Metric("attention_entropy", "nat", "[0, ln keys]", "−Σ_j a_ij ln a_ij of a query's weights a_ij, mean over the real queries, then over samples. 0 where each query looks at one key. `first_token=without`: without the first token as key and query, rows divided by what is left.", "Shannon 1948", order)  # fmt: skip
     yield Metric("attention_entropy_share", "1", "[0, 1]", "The entropy of each query as a share of ln K, K being the keys that it may look at; over queries with two or more.", "own; makes causal rows of different length comparable", order)  # fmt: skip
-    yield Metric("attention_distance", "token", "[0, tokens)", "Σ_j a_ij |i − j| in tokens; for patches of a picture the Euclidean distance of their centres, in patches, without class token.", "Dosovitskiy et al. 2021, appendix D.7", order)  # fmt: skip
+    yield Metric("attention_distance", "token", "[0, tokens)", "Σ_j a_ij · (distance of i and j) in tokens; for patches of a picture the Euclidean distance of their centres, in patches, without class token.", "Dosovitskiy et al. 2021, appendix D.7", order)  # fmt: skip
     yield Metric("sink_mass", "1", "[0, 1]", "Weight on the first real key, mean over the queries.", "Xiao et al. 2023", order)  # fmt: skip
     yield Metric("locality", "1", "[0, 1]", "Weight on keys at most `window` tokens away (for pictures: patches).", "own", order)  # fmt: skip
     yield Metric("previous_token_score", "1", "[0, 1]", "Share of the weight on the token before, over queries that have one.", "TransformerLens, head detector, measure `mul`; Elhage et al. 2021", order)  # fmt: skip

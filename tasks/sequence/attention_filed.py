@@ -191,11 +191,8 @@ class FiledAttention:
 
 def residual_note(layers: Sequence[FiledLayer]) -> str:
     """How far the output made of the weights was from the real one, of the worst layer."""
-    gaps = {
-        layer.layer: float(layer.about.get("residual") if layer.about.get("residual") is not None else np.nan)
-        for layer in layers
-    }
-    known = {name: gap for name, gap in gaps.items() if np.isfinite(gap)}
+    gaps = {layer.layer: layer.about.get("residual") for layer in layers}
+    known = {name: float(gap) for name, gap in gaps.items() if gap is not None}
     if not known:
         return "These weights could not be held against the output of their module, which hides what it does with them."
     worst = max(known, key=lambda name: known[name])

@@ -175,7 +175,7 @@ class LayerStatistics:
     def arrays(self) -> Iterator[tuple[str, NamedArray]]:
         """(name, array) of the layer."""
         call = self.call
-        about = {
+        about: dict[str, Any] = {
             "residual": call.residual if np.isfinite(call.residual) else None, "kind": call.kind, "query_input": call.query_input, "key_input": call.key_input,
             "added_keys": call.added_keys, "place": self.place,
         }  # fmt: skip
@@ -195,8 +195,8 @@ class LayerStatistics:
             known = np.flatnonzero(np.isfinite(lags).any(0))
             if len(known):
                 span = slice(int(known[0]), int(known[-1]) + 1)
-                about = {"lag": list(range(span.start - middle, span.stop - middle))}
-                yield "lag_profile", NamedArray(("head", "lag"), lags[:, span], about)
+                lagged = {"lag": list(range(span.start - middle, span.stop - middle))}
+                yield "lag_profile", NamedArray(("head", "lag"), lags[:, span], lagged)
         if self.whole and self.total is not None:
             mean = (self.total / self.count).numpy().astype(np.float32)
             yield "mean_weights", NamedArray(("head", "query", "key"), mean)
@@ -214,7 +214,7 @@ class LayerStatistics:
             pattern = name.removesuffix("_score")
             if pattern in self.asked.patterns and pattern not in KNOWN_PATTERNS:
                 metric, rest = "pattern_score", f"pattern={pattern}"
-            unit = {"attention_distance": "token" if self.grid is None else "patch"}.get(metric, "")
+            unit = "patch" if metric == "attention_distance" and self.grid is not None else ""
             for head in range(len(mean)):
                 part = f"head={head}" + (f";{rest}" if rest else "")
                 value, spread = float(mean[head]), _MARGIN * float(error[head])
@@ -224,8 +224,7 @@ class LayerStatistics:
                     continue
                 yield Row(
                     metric, value, part=part, n=int(count[head]), low=value - spread, high=value + spread,
-                    estimator="mean over samples; low and high: 1.96 standard errors", convention="; ".join(facts + chance),
-                    **({"unit": unit} if unit else {}), **about,
+                    estimator="mean over samples; low and high: 1.96 standard errors", convention="; ".join(facts + chance), unit=unit, **about,
                 )  # fmt: skip
         for metric, why in self._left_out().items():
             yield Row(metric, status="does_not_apply", reason=why, **about)

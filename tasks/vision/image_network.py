@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class ImageNetwork:
     """Whether its layers can be watched and replaced; exported programs have none."""
 
     @classmethod
-    def of(cls, context: CheckpointContext) -> ImageNetwork:
+    def of(cls, context: CheckpointContext) -> Self:
         """The network of a checkpoint, in evaluation mode and single precision."""
         from stratascope.tasks.intake.facts import open_network
 

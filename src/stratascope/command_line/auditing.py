@@ -200,7 +200,7 @@ def previews_of(
         shown[source.name] = preview(
             network, source.model, found.folder, probes, chosen, requests_of(found), found.config.capture
         )
-        shown[source.name].warnings += foretold(network, source.model, found.folder, probes, found.config.analyses)
+        shown[source.name].warnings.extend(foretold(network, source.model, found.folder, probes, found.analyses))
     return shown
 
 
