@@ -225,6 +225,57 @@ def sequence_models() -> list[str]:
     return lines
 
 
+def attention() -> list[str]:
+    found = result("attention")
+    setting, memory = found["setting"], found["peak megabytes"]
+    names = {
+        "captured by eager": "all weights captured, by the forward that computes them anyway",
+        "captured by without_weights": "all weights captured, by the forward that does not ask for them",
+        "eager by without_weights": "the forward that computes the weights, by the one that does not",
+        "encoder_captured by encoder": "torch's encoder layers captured, by their fast path",
+        "function_captured by function": "attention by the function alone: its weights computed beside it, by the function",
+    }
+    return [
+        "## Attention",
+        "",
+        f"A causal transformer of {setting['layers']} layers, width {setting['width']}, {setting['heads']} heads, {setting['tokens']} tokens, "
+        f"{setting['sequences']} sequences a batch;",
+        f"ratios of processor seconds within a round, median of {found['rounds']} rounds with least and most. `benchmarks/attention.py`",
+        "",
+        "| what | times |",
+        "|---|---|",
+        *(f"| {said} | {spread(found['ratios'][name])} |" for name, said in names.items()),
+        "",
+        "Peak memory of the statistics of a small network (the sequences alone, read from the store, in brackets): "
+        + ", ".join(
+            f"{memory[f'statistics of {count}']:.0f} MB ({memory[f'samples of {count}']:.0f}) for {count:,} sequences"
+            for count in (1_000, 100_000)
+        )
+        + ".",
+    ]
+
+
+def recurrent() -> list[str]:
+    found = result("recurrent")
+    lines = [
+        "## Recurrent states",
+        "",
+        f"{found['layers']} layers of {found['width']} units, batch {found['batch']}, {found['time']} steps, float32 without gradients, one thread;",
+        f"processor seconds against the module itself within a round, median of {found['rounds']} rounds with least and most.",
+        "`benchmarks/recurrent.py`",
+        "",
+        "| what | times |",
+        "|---|---|",
+    ]
+    lines += [f"| {name} | {spread(numbers)} |" for name, numbers in found["ratios"].items()]
+    few, many = (found["cases"][f"states {count}"]["peak megabytes"] for count in (1000, 100000))
+    lines += [
+        "",
+        f"`recurrent_state` over 1,000 sequences: peak {few:.0f} MB; over 100,000 of the same length: {many:.0f} MB.",
+    ]
+    return lines
+
+
 def main() -> None:
     machine = result("extraction")["machine"]
     lines = [
@@ -236,7 +287,17 @@ def main() -> None:
         "each process. Absolute numbers are this machine's; the ratios compare cases of one run. The load while each part ran",
         "stands in its file below `benchmarks/results/`.",
     ]
-    for part in (extraction, audit, archive, triage, representations, vision, sequence_models):
+    for part in (
+        extraction,
+        audit,
+        archive,
+        triage,
+        representations,
+        vision,
+        attention,
+        recurrent,
+        sequence_models,
+    ):
         lines += ["", *part()]
     PAGE.write_text("\n".join(lines) + "\n")
 

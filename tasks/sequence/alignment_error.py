@@ -42,7 +42,7 @@ def compute(context: CheckpointContext, options: AlignmentErrorOptions) -> Findi
     from stratascope.tasks.sequence.sequence_network import SequenceNetwork
 
     findings = Findings()
-    network: SequenceNetwork | None = None
+    network: Any = None
     for name, probe in context.probes.items():
         try:
             if FIRST not in leaves_of(probe.inputs):
@@ -113,8 +113,8 @@ def _measure(
         raise DoesNotApply(f"no attention has {tokens} queries, one for each token of the reference, and the source's tokens as keys.")  # fmt: skip
     place = encode_path_part(samples.probe.name)
     findings.arrays[f"{place}/sample_id"] = NamedArray((SHOWN,), samples.given.sample_id[: samples.shown])
-    for name, values in zip((FIRST, LAST), reference, strict=True):
-        findings.arrays[f"{place}/{name}"] = NamedArray((SHOWN, "query"), values[: samples.shown])
+    for name, kept_places in zip((FIRST, LAST), reference, strict=True):
+        findings.arrays[f"{place}/{name}"] = NamedArray((SHOWN, "query"), kept_places[: samples.shown])
     for layer, parts in counts.items():
         _file(samples.probe.name, layer, np.concatenate(parts, 1), options, findings)
         root = f"{place}/{encode_path_part(layer)}"
@@ -170,7 +170,7 @@ ANALYSIS = register(
         metrics=(
             Metric("alignment_accuracy", "fraction", "[0, 1]", "Share of the target tokens with a reference whose strongest source place lies within it, by head, and for the `mean` of the heads. `null=uniform` is what a place drawn from the real ones would have.", "own; for single places 1 less the alignment error rate", _ORDER),
             Metric("alignment_mass", "fraction", "[0, 1]", "Weight on the places of the reference, mean over the target tokens that have one.", "own", "order of the samples; batch size up to rounding"),
-            Metric("alignment_error_rate", "fraction", "[0, 1]", "1 − (|A ∩ S| + |A ∩ P|) / (|A| + |S|): A the strongest source place of each target token with a reference, P all places of the references, S those of references with a single place.", "Och and Ney 2003, eq. 5", _ORDER),
+            Metric("alignment_error_rate", "fraction", "[0, 1]", "1 − (links in S + links in P) / (links + size of S): a link is a target token with a reference and its strongest source place, P are all places of the references, S those of references with a single place.", "Och and Ney 2003, eq. 5", _ORDER),
         ),
     )
 )  # fmt: skip

@@ -14,7 +14,7 @@ from stratascope.storage.names import step_directory
 from stratascope.tasks.analysis import Figure
 from stratascope.tasks.report.text import plain_step
 from stratascope.tasks.representation.pictures import even_choice, figure_key, leading_probe, table_of, worded
-from stratascope.tasks.sequence.importance_note import importance_note
+from stratascope.tasks.sequence.importance_note import importance_note, told_residual
 from stratascope.tasks.sequence.sequence_samples import names_of, token_words
 from stratascope.tasks.vision.chosen_samples import rows_of_ids
 
@@ -167,7 +167,7 @@ def _samples(view: View, probe: Probe, best: _Best) -> Iterator[Figure]:
     numbers = {
         "best": best.title, "shown": len(drawn), "right": right, "total": total, "step": plain_step(newest),
         "start": sum(int(sample.right[0]) for sample in drawn), "first": plain_step(steps[0]),
-        "strongest": max(float(sample.matrices[-1].max()) for sample in drawn), "residual": float(about["residual"]),
+        "strongest": max(float(sample.matrices[-1].max()) for sample in drawn), "residual": told_residual(float(about["residual"])),
     }  # fmt: skip
     table = {
         "step": [step for step in steps for _ in drawn], "sample_id": [str(name) for _ in steps for name in ids[: len(drawn)]],
@@ -306,7 +306,7 @@ WORDS: dict[str, dict[str, str]] = {
     "samples": {
         "shows": "The weights of {best} for {shown} samples: rows are target tokens as they are said, columns source tokens, frames mark where each token comes from.",
         "reading": "Yellow inside the frames is an alignment that holds. Move the slider to see it come about; a whole yellow column is a place that all target tokens look at.",
-        "caution": "In these samples {right} of {total} framed tokens are right at step {step}, {start} were at step {first}. The strongest weight shown is {strongest:.2f}. The captured weights reproduce the layer's output to {residual:.1e}.",
+        "caution": "In these samples {right} of {total} framed tokens are right at step {step}, {start} were at step {first}. The strongest weight shown is {strongest:.2f}. The captured weights reproduce the layer's output {residual}.",
         "audience": "For readers who want to see the numbers at work.",
         "practitioner": "Look at a wrong token's row: weight on the neighbour of its frame is a small slip, weight on the end mark means that it was not looked up.",
         "researcher": "The shown samples are chosen by their ids alone. Stored in half precision; one scale from 0 to 1.",

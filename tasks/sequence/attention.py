@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from stratascope.storage.names import encode_path_part
 from stratascope.tasks.analysis import Analysis, Findings, Metric, register
 from stratascope.tasks.contexts import CheckpointContext
 from stratascope.tasks.sequence.attention_drawing import draw
-from stratascope.tasks.sequence.sequence_samples import SequenceOptions, SequenceSamples, sequence_samples
+from stratascope.tasks.sequence.sequence_samples import SequenceOptions, SequenceSamples, sequence_blocks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,8 +78,7 @@ def compute(context: CheckpointContext, options: AttentionOptions) -> Findings:
     with network.untouched(), torch.no_grad():
         for name, probe in context.probes.items():
             try:
-                samples = sequence_samples(probe, options)
-                layers, gap = gathered(network, samples, options)
+                layers, gap, samples = gathered(network, sequence_blocks(probe, options), options)
             except DoesNotApply as reason:
                 findings.rows += [
                     Row(metric.name, probe=name, status="does_not_apply", reason=str(reason))
@@ -95,16 +95,16 @@ def compute(context: CheckpointContext, options: AttentionOptions) -> Findings:
 
 
 def gathered(
-    network: SequenceNetwork, samples: SequenceSamples, options: AttentionOptions
-) -> tuple[dict[str, LayerStatistics], float]:
-    """The statistics of every layer that attends, over all `samples`, and how far watching changes the network's output.
-
-    Raises DoesNotApply where the network has no attention.
+    network: SequenceNetwork, blocks: Iterator[SequenceSamples], options: AttentionOptions
+) -> tuple[dict[str, LayerStatistics], float, SequenceSamples]:
+    """The statistics of every layer that attends, over all samples of `blocks`, how far watching changes the network's
+    output, and the first block. Raises DoesNotApply where the network has no attention.
     """
-    from stratascope.tasks.sequence.attention_axes import of_samples, patch_grid, real_tokens, spec_with_axes
+    from stratascope.tasks.sequence.attention_axes import of_samples, patch_grid, spec_with_axes
     from stratascope.tasks.sequence.attention_calls import captured_attention
     from stratascope.tasks.sequence.attention_statistics import LayerStatistics
 
+    first = samples = next(blocks)
     spec = spec_with_axes(network, samples, _spec(options))
     asked = _asked(options)
     values, gap = _looked_over(network, samples, spec)
@@ -112,20 +112,28 @@ def gathered(
     shown = min(samples.shown, int(options.megabytes * _MEGABYTE // (2 * values)))
     layers: dict[str, LayerStatistics] = {}
     with captured_attention(network, spec) as recorder:
-        for rows in network.batches_of(samples.given, size):
-            network.run(samples.given.part(rows))
-            for call in recorder.take():
-                call = of_samples(call, rows.stop - rows.start, network.fixed_batch_size)
-                if call.layer not in layers:
-                    grid = patch_grid(samples, call.weights.shape[3]) if call.kind == "self" else None
-                    if grid is not None:
-                        call.query_input = call.key_input = None
-                    layers[call.layer] = LayerStatistics(_without_weights(call), asked, grid, shown, len(layers))
-                known = layers[call.layer]
-                queries = real_tokens(samples, known.call.query_input, rows, call.weights.shape[2])
-                keys = real_tokens(samples, known.call.key_input, rows, call.weights.shape[3] - call.added_keys)
-                known.add(call, queries, keys, _codes(samples, known.call, rows))
-    return layers, gap
+        for samples in chain([first], blocks):
+            for rows in network.batches_of(samples.given, size):
+                network.run(samples.given.part(rows))
+                for call in recorder.take():
+                    call = of_samples(call, rows.stop - rows.start, network.fixed_batch_size)
+                    if call.layer not in layers:
+                        grid = patch_grid(samples, call.weights.shape[3]) if call.kind == "self" else None
+                        if grid is not None:
+                            call.query_input = call.key_input = None
+                        place = len(layers)
+                        layers[call.layer] = LayerStatistics(_without_weights(call), asked, grid, shown, place)
+                    _add(layers[call.layer], call, samples, rows)
+    return layers, gap, first
+
+
+def _add(layer: LayerStatistics, call: AttentionCall, samples: SequenceSamples, rows: slice) -> None:
+    """Take the weights of `rows` of `samples` into the statistics of their layer."""
+    from stratascope.tasks.sequence.attention_axes import real_tokens
+
+    queries = real_tokens(samples, layer.call.query_input, rows, call.weights.shape[2])
+    keys = real_tokens(samples, layer.call.key_input, rows, call.weights.shape[3] - call.added_keys)
+    layer.add(call, queries, keys, _codes(samples, layer.call, rows))
 
 
 def _spec(options: AttentionOptions) -> AttentionSpec:
@@ -148,7 +156,7 @@ def foretold(network: Any, probe: Probe, options: AttentionOptions) -> str:
 
     from stratascope.tasks.sequence.sequence_network import SequenceNetwork
 
-    samples = sequence_samples(probe, options)
+    samples = next(sequence_blocks(probe, options, 1))
     own = SequenceNetwork(
         network.network, network.model, network.folder, network.fixed_batch_size, network.hookable
     )

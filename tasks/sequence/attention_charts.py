@@ -64,8 +64,9 @@ def matrix_panels(
 def _name_tokens(axes: Any, queries: Sequence[str], keys: Sequence[str], points: float) -> None:
     """All tokens by their words: sizes fit the cells."""
     size = float(np.clip(points * 0.82, 5.5, 10))
-    spelled = all(len(word) <= 1 for word in keys)
-    axes.set_xticks(range(len(keys)), [shortened(word, 12) for word in keys], rotation=0 if spelled else 90)
+    axes.set_xticks(range(len(keys)), [shortened(word, 12) for word in keys])
+    for label, word in zip(axes.get_xticklabels(), keys, strict=True):
+        label.set_rotation(90 if len(word) > 2 else 0)
     axes.set_yticks(range(len(queries)), [shortened(word, 12) for word in queries])
     axes.tick_params(labelsize=size, length=1.5)
 
@@ -75,7 +76,7 @@ def head_grid(
 ) -> str:
     """A thumbnail of the weights (query, key) of each head, by layer and number of the head, as SVG.
 
-    Black is the largest weight of the thumbnail; queries go down, keys to the right.
+    Black is what `thumbnail_bound` says; queries go down, keys to the right.
     """
     from matplotlib.figure import Figure
 
@@ -99,7 +100,7 @@ def head_grid(
         for column, (head, matrix) in enumerate(heads.items()):
             start = left + column * (side + 0.08)
             own: Any = figure.add_axes((start / width, 1 - (above + tall) / height, side / width, tall / height))
-            own.imshow(matrix, cmap="Greys", vmin=0, vmax=max(float(np.nanmax(matrix)), _LEAST), interpolation="none", aspect="auto")  # fmt: skip
+            own.imshow(matrix, cmap="Greys", vmin=0, vmax=thumbnail_bound(matrix), interpolation="none", aspect="auto")  # fmt: skip
             own.set(xticks=[], yticks=[])
             for spine in own.spines.values():
                 spine.set(color=INK, alpha=0.35, linewidth=0.6)
@@ -107,6 +108,14 @@ def head_grid(
                 start + side / 2, above - 0.03, str(head), ha="center", va="bottom", fontsize=8.5, color=INK
             )
     return to_svg(figure)
+
+
+def thumbnail_bound(matrix: np.ndarray) -> float:
+    """The weight at which a thumbnail (query, key) is black: only one weight of a hundred is larger.
+
+    The largest would not do: the first row of a causal head is always 1.
+    """
+    return max(float(np.nanquantile(matrix, 0.99)), _LEAST)
 
 
 def boxes_by_layer(charts: Mapping[str, Mapping[str, np.ndarray]]) -> str:
@@ -157,9 +166,9 @@ def lag_curves(lags: Sequence[int], curves: Mapping[str, np.ndarray], others: Se
 
 
 def heat_maps_of_heads(
-    steps: Sequence[int], maps: Mapping[str, np.ndarray], layers: Sequence[str]
+    steps: Sequence[int], maps: Mapping[str, np.ndarray], layers: Sequence[str], top: float = 1.0
 ) -> tuple[tuple[int, str], ...]:
-    """For each score, by its name, values (step, layer, head) as coloured cells from 0 to 1, as frames (step, svg)."""
+    """For each score, by its name, values (step, layer, head) as coloured cells from 0 to `top`, as frames (step, svg)."""
     from matplotlib.figure import Figure
 
     heads = next(iter(maps.values())).shape[2]
@@ -170,7 +179,7 @@ def heat_maps_of_heads(
         axes: Any = figure.add_subplot(1, count, place + 1)
         quiet(axes)
         axes.grid(False)
-        pictures.append(axes.imshow(np.ma.masked_invalid(values[-1]), cmap="cividis", vmin=0, vmax=1, aspect="auto", interpolation="none"))  # fmt: skip
+        pictures.append(axes.imshow(np.ma.masked_invalid(values[-1]), cmap="cividis", vmin=0, vmax=top, aspect="auto", interpolation="none"))  # fmt: skip
         axes.set_title(name, fontsize=10, color=INK, loc="left")
         every = max(1, -(-heads // max(4, 24 // count)))
         axes.set_xticks(range(0, heads, every))
@@ -180,10 +189,10 @@ def heat_maps_of_heads(
         )
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
-    bar = figure.colorbar(pictures[0], ax=figure.axes, location="right", shrink=0.9, aspect=18, pad=0.02, ticks=[0, 0.5, 1])  # fmt: skip
+    bar = figure.colorbar(pictures[0], ax=figure.axes, location="right", shrink=0.9, aspect=18, pad=0.02, ticks=[0, top / 2, top])  # fmt: skip
     bar.ax.tick_params(colors=INK, labelsize=9, length=2)
     bar.outline.set_visible(False)
-    bar.ax.set_yticklabels([plain_number(tick) for tick in (0, 0.5, 1)])
+    bar.ax.set_yticklabels([plain_number(float(f"{tick:.2g}")) for tick in (0, top / 2, top)])
 
     def update(place: int) -> None:
         for picture, values in zip(pictures, maps.values(), strict=True):

@@ -188,29 +188,29 @@ def _heads(filed: FiledAttention) -> Iterator[Figure]:
 
 
 def _grid(filed: FiledAttention) -> Iterator[Figure]:
-    from stratascope.tasks.sequence.attention_charts import head_grid
+    from stratascope.tasks.sequence.attention_charts import head_grid, thumbnail_bound
 
     if sum(len(layer.ranked) for layer in filed.layers) < 2:
         return
     layers = [filed.layers[place] for place in even_choice(range(len(filed.layers)), _GRID[0])]
     thumbs: dict[str, dict[int, np.ndarray]] = {}
-    largest: list[float] = []
-    means = True
     for layer in layers:
-        weights = layer.mean_weights(layer.steps[-1])
+        weights = layer.one_sample(layer.steps[-1])
         if weights is None:
             continue
-        means &= layer.array(layer.steps[-1], "mean_weights") is not None
-        heads = sorted(layer.ranked[: _GRID[1]])
-        thumbs[layer.layer] = {head: _small(weights[head]) for head in heads}
-        largest += [float(weights[head].max()) for head in heads]
+        if weights.shape[0] > 0 and layer.about.get("query_input") is not None and len(filed.samples):
+            query, key = filed.axes(layer, 0, weights.shape)
+            weights = weights[:, : query.places.max() + 1] if query.real <= len(query.places) else weights
+            weights = weights[:, :, : key.places.max() + 1] if key.real <= len(key.places) else weights
+        thumbs[layer.layer] = {head: _small(weights[head]) for head in sorted(layer.ranked[: _GRID[1]])}
     if not thumbs:
         return
     all_heads = sum(len(layer.ranked) for layer in filed.layers)
     drawn = sum(len(heads) for heads in thumbs.values())
+    bounds = [thumbnail_bound(matrix) for heads in thumbs.values() for matrix in heads.values()]
     numbers = {
-        "step": plain_step(layers[-1].steps[-1]), "low": min(largest), "high": max(largest),
-        "what": "Means over all measured samples." if means else f"Samples differ in length, so one is shown: {filed.sample_name(0)}.",
+        "step": plain_step(layers[-1].steps[-1]), "low": min(bounds), "high": max(bounds),
+        "sample": filed.sample_name(0) if len(filed.samples) else "the mean over all samples",
         "left": "" if drawn == all_heads else f"Shown are {drawn} of {all_heads} heads, those with the highest scores of each layer. ",
         "note": note_of(filed, layers, "attention_entropy_share"),
     }  # fmt: skip

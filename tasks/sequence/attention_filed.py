@@ -98,13 +98,10 @@ class FiledLayer:
         best = max(known, key=lambda name: known[name])
         return f"{best.removesuffix('_score').replace('_', ' ')} {known[best]:.2f}"
 
-    def mean_weights(self, step: int) -> np.ndarray | None:
-        """(head, query, key): the mean over samples where they have one length, else those of the first shown sample."""
-        found = self.array(step, "mean_weights")
-        if found is None:
-            shown = self.array(step, "weights")
-            found = None if shown is None or not len(shown) else shown[0].astype(np.float32)
-        return found
+    def one_sample(self, step: int) -> np.ndarray | None:
+        """(head, query, key): the weights of the first shown sample, else the mean over samples."""
+        shown = self.array(step, "weights")
+        return self.array(step, "mean_weights") if shown is None or not len(shown) else shown[0].astype(np.float32)
 
 
 @dataclass
@@ -194,11 +191,16 @@ class FiledAttention:
 
 def residual_note(layers: Sequence[FiledLayer]) -> str:
     """How far the output made of the weights was from the real one, of the worst layer."""
-    gaps = {layer.layer: float(layer.about.get("residual", np.nan)) for layer in layers}
+    gaps = {
+        layer.layer: float(layer.about.get("residual") if layer.about.get("residual") is not None else np.nan)
+        for layer in layers
+    }
     known = {name: gap for name, gap in gaps.items() if np.isfinite(gap)}
     if not known:
         return "These weights could not be held against the output of their module, which hides what it does with them."
     worst = max(known, key=lambda name: known[name])
+    if known[worst] == 0:
+        return "The output made of the weights is that of the layer to the last bit."
     said = f"The output made of the weights is within {known[worst]:.1g} of the layer's own"
     return (
         f"{said}."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,18 +10,17 @@ from pydantic import Field
 
 from stratascope.errors import DoesNotApply
 from stratascope.storage.ledger import Row
-from stratascope.storage.names import encode_path_part
-from stratascope.storage.probes import Probe
 from stratascope.tasks.analysis import Analysis, Findings, Metric, NamedArray, Options, register
-from stratascope.tasks.contexts import CheckpointContext, SeriesContext
+from stratascope.tasks.contexts import SeriesContext
+from stratascope.tasks.representation.change_points import noise_of
 from stratascope.tasks.representation.drift import ANALYSIS as DRIFT
 from stratascope.tasks.representation.drift import DriftOptions
 from stratascope.tasks.representation.drift_layers import change_rows
 from stratascope.tasks.sequence.attention_over_training_drawing import draw
+from stratascope.tasks.sequence.followed_heads import READ, FollowedLayer, followed_layers, shown_attention
+from stratascope.tasks.sequence.head_agreement import file_agreement
 from stratascope.tasks.sequence.head_formation import formation_of, shortened_matrix
-from stratascope.tasks.vision.chosen_samples import rows_of_ids
 
-READ = "attention"
 FORMING = "_score"
 """Scores whose names end so say how far a head does one known thing, from 0 to 1."""
 
@@ -42,36 +40,22 @@ class AttentionOverTrainingOptions(Options):
     """The slider over these weights has so many of the steps at most."""
     penalty: float = Field(default=3.0, gt=0)
     """What a change of level costs, times log(n) and the curve's noise variance."""
+    least_step: float = Field(default=0.15, gt=0, lt=1)
+    """A curve's steps of less than this share of its range count as slope, not as changes of level."""
     level: float = Field(default=0.05, gt=0, lt=1)
     """Changes of level with a larger p-value are not reported."""
     permutations: int = Field(default=999, ge=99)
     seed: int = Field(default=0, ge=0)
 
-    @property
-    def of_changes(self) -> DriftOptions:
-        """The same as the maths of change points takes it."""
-        known = {name: getattr(self, name) for name in ("penalty", "level", "permutations", "seed")}
-        return DriftOptions(**known)
+    def of_changes(self, curve: np.ndarray) -> DriftOptions:
+        """How changes of `curve` (step,) are looked for, as the maths of change points takes it.
 
-
-@dataclass
-class _Followed:
-    """What `attention` filed of one layer, at each step."""
-
-    probe: Probe
-    layer: str
-    contexts: list[CheckpointContext]
-    names: list[str]
-    scores: np.ndarray
-    """float32 (step, score, head)."""
-
-    @property
-    def steps(self) -> list[int]:
-        return [context.step for context in self.contexts]
-
-    @property
-    def place(self) -> str:
-        return f"{encode_path_part(self.probe.name)}/{encode_path_part(self.layer)}"
+        Scores hardly rattle, so that by their noise alone every slope would fall into many levels.
+        """
+        penalty = self.penalty
+        if np.ptp(curve) > 0:
+            penalty = max(penalty, (self.least_step * float(np.ptp(curve)) / noise_of(curve)) ** 2)
+        return DriftOptions(penalty=penalty, level=self.level, permutations=self.permutations, seed=self.seed)
 
 
 def compute(context: SeriesContext, options: AttentionOverTrainingOptions) -> Findings:
@@ -84,7 +68,7 @@ def compute(context: SeriesContext, options: AttentionOverTrainingOptions) -> Fi
     findings = Findings()
     contexts = [context.at(step) for step in sorted(context.steps)]
     for name, probe in context.probes.items():
-        followed = list(_followed(contexts, probe))
+        followed = list(followed_layers(contexts, probe))
         if not followed:
             reason = f"no attention is filed for probe {name!r} at two checkpoints; `attention` says why"
             findings.rows += [Row(metric, probe=name, status="does_not_apply", reason=reason) for metric in _OWN]
@@ -96,30 +80,8 @@ def compute(context: SeriesContext, options: AttentionOverTrainingOptions) -> Fi
             findings.rows += list(_formation_rows(layer, options))
             _file_change(layer, findings)
         _file_top_heads(followed, options, findings)
+        file_agreement(followed, findings)
     return findings
-
-
-def _followed(contexts: list[CheckpointContext], probe: Probe) -> Iterator[_Followed]:
-    """Each layer that has scores of the same heads at two checkpoints or more, in the order of execution if that is known."""
-    layers: dict[str, None] = {}
-    for context in contexts:
-        for path in context.found_arrays(READ, probe.name):
-            layer, _, name = path.rpartition("/")
-            if name == "scores":
-                layers.setdefault(layer)
-    places = {layer: number for number, layer in enumerate(contexts[-1].layers(probe.name))}
-    for layer in sorted(layers, key=lambda name: (places.get(name, len(places)), name)):
-        kept: list[tuple[CheckpointContext, np.ndarray, list[str]]] = []
-        for context in contexts:
-            values = context.found(READ, probe.name, layer, "scores")
-            if values is None:
-                continue
-            names = list(context.found_attributes(READ, probe.name, layer, "scores")["score"])
-            if not kept or (names == kept[0][2] and values.shape == kept[0][1].shape):
-                kept.append((context, values, names))
-        if len(kept) > 1:
-            scores = np.stack([values for _, values, _ in kept]).astype(np.float32)
-            yield _Followed(probe, layer, [context for context, _, _ in kept], kept[0][2], scores)
 
 
 def forming_scores(names: list[str], wanted: tuple[str, ...]) -> list[str]:
@@ -127,7 +89,7 @@ def forming_scores(names: list[str], wanted: tuple[str, ...]) -> list[str]:
     return [name for name in names if (name in wanted if wanted else name.endswith(FORMING))]
 
 
-def _formation_rows(layer: _Followed, options: AttentionOverTrainingOptions) -> Iterator[Row]:
+def _formation_rows(layer: FollowedLayer, options: AttentionOverTrainingOptions) -> Iterator[Row]:
     for name in forming_scores(layer.names, options.scores):
         for head, curve in enumerate(layer.scores[:, layer.names.index(name)].T.astype(np.float64)):
             about: dict[str, Any] = {"probe": layer.probe.name, "layer": layer.layer}
@@ -139,7 +101,7 @@ def _formation_rows(layer: _Followed, options: AttentionOverTrainingOptions) -> 
                 continue
             steps, curve = [step for step, sound in zip(layer.steps, known, strict=True) if sound], curve[known]
             yield _formation_row(steps, curve, part, options.least_gain, about)
-            yield from change_rows(steps, curve, f"{name};head={head}", options.of_changes, about)
+            yield from change_rows(steps, curve, f"{name};head={head}", options.of_changes(curve), about)
 
 
 def _formation_row(steps: list[int], curve: np.ndarray, part: str, least: float, about: dict[str, Any]) -> Row:
@@ -155,14 +117,14 @@ def _formation_row(steps: list[int], curve: np.ndarray, part: str, least: float,
     )  # fmt: skip
 
 
-def _file_change(layer: _Followed, findings: Findings) -> None:
+def _file_change(layer: FollowedLayer, findings: Findings) -> None:
     """How far each head is from the checkpoint before, over the shown samples."""
     from stratascope.tasks.sequence.attention_agreement import change_between
 
     found = np.full((len(layer.contexts), layer.scores.shape[2]), np.nan, np.float32)
     before: tuple[int, Any] | None = None
     for place, context in enumerate(layer.contexts):
-        now = _shown_attention(context, layer)
+        now = shown_attention(context, layer)
         if now is None:
             continue
         if before is not None and before[1].weights.shape == now.weights.shape:
@@ -187,33 +149,9 @@ def _change_row(values: np.ndarray, head: int, about: dict[str, Any]) -> Row:
     return Row("head_change", float(values.mean()), part=f"head={head}", n=len(values), low=low, high=high, estimator=estimator, **about)  # fmt: skip
 
 
-def _shown_attention(context: CheckpointContext, layer: _Followed) -> Any:
-    """The stored weights of the shown samples as `MaskedAttention`; None where none are stored."""
-    import torch
-
-    from stratascope.tasks.sequence.attention_scores import masked_attention
-
-    weights = context.found(READ, layer.probe.name, layer.layer, "weights")
-    identities = context.found(READ, layer.probe.name, "sample_id")
-    if weights is None or identities is None or not len(weights):
-        return None
-    about = context.found_attributes(READ, layer.probe.name, layer.layer, "weights")
-    rows = rows_of_ids(layer.probe, tuple(identities.tolist()))
-    masks = []
-    for name, count in ((about.get("query_input"), weights.shape[2]), (about.get("key_input"), weights.shape[3])):
-        real = _real(layer.probe, name, rows)
-        masks.append(torch.from_numpy(real) if real is not None and real.shape[1] == count else None)
-    return masked_attention(torch.from_numpy(weights.astype(np.float32)), *masks)
-
-
-def _real(probe: Probe, name: str | None, rows: np.ndarray) -> np.ndarray | None:
-    """bool (sample, token): the real tokens of input `name` at `rows`; None where all are, or it is no input."""
-    if name is None or name not in probe.masks:
-        return None
-    return np.stack([np.asarray(probe.masks[name][int(row) : int(row) + 1])[0] for row in rows])
-
-
-def _file_top_heads(followed: list[_Followed], options: AttentionOverTrainingOptions, findings: Findings) -> None:
+def _file_top_heads(
+    followed: list[FollowedLayer], options: AttentionOverTrainingOptions, findings: Findings
+) -> None:
     """The weights of the heads that score highest at the end, over the steps: the mean over samples where they have one
     length, else those of the first shown sample."""
     best: list[tuple[float, int, int]] = []
@@ -239,7 +177,7 @@ def _file_top_heads(followed: list[_Followed], options: AttentionOverTrainingOpt
             break
 
 
-_OWN = ("head_formation_step", "head_change")
+_OWN = ("head_formation_step", "head_change", "head_agreement")
 _ORDER = "order of the samples"
 ANALYSIS = register(
     Analysis(
@@ -249,6 +187,7 @@ ANALYSIS = register(
         metrics=(
             Metric("head_formation_step", "step", "[0, ∞)", "The first checkpoint from which on a head's `score` stays past half of its way from the first checkpoint to its final level (the median of the last tenth of the checkpoints). It happened between `low`, the checkpoint before, and `high`. Only for scores that rose by `least_gain`.", "TransformerLens, issue 108, asks for it; Olsson et al. 2022 plot the curves", f"{_ORDER}; shift and positive scale of the curve, up to the least gain"),
             Metric("head_change", "1", "[0, 1]", "Jensen–Shannon distance (base 2) of a head's weights to those at the checkpoint before: 0 for the same, 1 where no key has weight at both. Mean over the real queries of the shown samples.", "Lin 1991; Endres and Schindelin 2003", _ORDER),
+            Metric("head_agreement", "1", "[0, 1]", "1 less the Jensen–Shannon distance (base 2) of two heads of a layer on the same queries, mean over the shown samples and over all pairs of heads; `low` and `high` are the most different and the most similar pair. 1 where all heads look at the same keys.", "Lin 1991; Endres and Schindelin 2003", f"{_ORDER}; order of the heads"),
             *(metric for metric in DRIFT.metrics if metric.name.startswith("change_point_")),
         ),
     )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stratascope.tasks.analysis import Figure
 from stratascope.tasks.report.text import plain_step
-from stratascope.tasks.representation.pictures import even_choice, figure_key, leading_probe, table_of, worded
+from stratascope.tasks.representation.pictures import figure_key, leading_probe, table_of, worded
 from stratascope.tasks.sequence.attention_over_training_words import MAPS, NOTES
 from stratascope.tasks.sequence.attention_over_training_words import WORDS as _WORDS
+from stratascope.tasks.sequence.head_agreement_drawing import agreement_figures
+from stratascope.tasks.sequence.head_weights_drawing import DrawnLayer, final_score, weight_figures
 from stratascope.tasks.sequence.importance_note import importance_note
 
 if TYPE_CHECKING:
@@ -22,25 +23,6 @@ if TYPE_CHECKING:
 
 _MOST_ORDERED = 30
 _MOST_COLOURED = 6
-_QUANTILE = 0.995
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """What is filed of one layer."""
-
-    name: str
-    title: str
-    steps: list[int]
-    scores: np.ndarray
-    """(step, score, head)."""
-    names: list[str]
-    change: np.ndarray | None
-    weights: np.ndarray | None
-    about: dict[str, Any]
-
-    def head(self, number: int) -> str:
-        return f"{self.title}, head {number}"
 
 
 def draw(view: View, options: Any) -> Iterator[Figure]:
@@ -57,13 +39,14 @@ def draw(view: View, options: Any) -> Iterator[Figure]:
         yield from _formation(view, probe, layers, options, probe == lead)
         yield from _order(view, probe, layers)
         yield from _moves(view, probe, layers)
+        yield from agreement_figures(view, probe, {layer.name: layer.title for layer in layers})
         if probe == lead:
             for score in MAPS:
                 yield from _map(view, probe, layers, score)
-            yield from _weights(view, probe, layers, options)
+            yield from weight_figures(view, probe, layers, options)
 
 
-def _layers(view: View, probe: str, arrays: dict[str, np.ndarray]) -> list[_Layer]:
+def _layers(view: View, probe: str, arrays: dict[str, np.ndarray]) -> list[DrawnLayer]:
     from stratascope.storage.archive import join_path
 
     names = [path.removeprefix(f"{probe}/").removesuffix("/scores") for path in arrays if path.startswith(f"{probe}/") and path.endswith("/scores")]  # fmt: skip
@@ -80,7 +63,7 @@ def _layers(view: View, probe: str, arrays: dict[str, np.ndarray]) -> list[_Laye
         steps = [int(step) for step in arrays[f"{probe}/{name}/step"]]
         change = arrays.get(f"{probe}/{name}/change")
         scores = arrays[f"{probe}/{name}/scores"]
-        found.append(_Layer(name, titles[name], steps, scores, list(about["score"]), change, weights, about))
+        found.append(DrawnLayer(name, titles[name], steps, scores, list(about["score"]), change, weights, about))
     return found
 
 
@@ -111,13 +94,13 @@ def _formation_rows(view: View, probe: str) -> pd.DataFrame:
     return rows.assign(head=parts["head"].astype(int), score=parts["score"])
 
 
-def _formation(view: View, probe: str, layers: list[_Layer], options: Any, leads: bool) -> Iterator[Figure]:
+def _formation(view: View, probe: str, layers: list[DrawnLayer], options: Any, leads: bool) -> Iterator[Figure]:
     rows = _formation_rows(view, probe)
     if not len(rows):
         return
     by_name = {layer.name: layer for layer in layers}
     formed = rows[rows["status"] == "ok"]
-    final = {(row.layer, row.head, row.score): _final(by_name[row.layer], row.score, row.head) for row in rows.itertuples()}  # fmt: skip
+    final = {(row.layer, row.head, row.score): final_score(by_name[row.layer], row.score, row.head) for row in rows.itertuples()}  # fmt: skip
     names = sorted(rows["score"].unique(), key=lambda name: -max(v for (_, _, s), v in final.items() if s == name))
     steps = sorted({step for layer in layers for step in layer.steps})
     gaps = np.diff(steps)
@@ -142,11 +125,6 @@ def _formation(view: View, probe: str, layers: list[_Layer], options: Any, leads
     )  # fmt: skip
 
 
-def _final(layer: _Layer, score: str, head: int) -> float:
-    value = float(layer.scores[-1, layer.names.index(score), head])
-    return value if np.isfinite(value) else -1.0
-
-
 def _change_words(view: View, probe: str, best: Any) -> str:
     """What the change points say about the best head's curve."""
     of = f"of={best.score};head={best.head}"
@@ -166,7 +144,7 @@ def _change_words(view: View, probe: str, best: Any) -> str:
     return "No change of its level is beyond chance."
 
 
-def _panels(layers: list[_Layer], names: list[str], formed: pd.DataFrame, steps: list[int]) -> str:
+def _panels(layers: list[DrawnLayer], names: list[str], formed: pd.DataFrame, steps: list[int]) -> str:
     from matplotlib.figure import Figure as Canvas
 
     from stratascope.tasks.report.style import COLOURS, INK, quiet, step_axis, to_svg
@@ -202,7 +180,7 @@ def _panels(layers: list[_Layer], names: list[str], formed: pd.DataFrame, steps:
     return to_svg(canvas)
 
 
-def _curves_table(layers: list[_Layer], names: list[str]) -> dict[str, list[Any]]:
+def _curves_table(layers: list[DrawnLayer], names: list[str]) -> dict[str, list[Any]]:
     table: dict[str, list[Any]] = {name: [] for name in ("layer", "head", "score", "step", "value")}
     for layer in layers:
         for name in (item for item in names if item in layer.names):
@@ -213,7 +191,7 @@ def _curves_table(layers: list[_Layer], names: list[str]) -> dict[str, list[Any]
     return table
 
 
-def _order(view: View, probe: str, layers: list[_Layer]) -> Iterator[Figure]:
+def _order(view: View, probe: str, layers: list[DrawnLayer]) -> Iterator[Figure]:
     rows = _formation_rows(view, probe)
     formed = rows[rows["status"] == "ok"].sort_values(["value", "layer", "head", "score"], kind="stable")
     if not len(formed):
@@ -236,7 +214,7 @@ def _order(view: View, probe: str, layers: list[_Layer]) -> Iterator[Figure]:
     )  # fmt: skip
 
 
-def _ordered(rows: pd.DataFrame, titles: dict[str, _Layer]) -> str:
+def _ordered(rows: pd.DataFrame, titles: dict[str, DrawnLayer]) -> str:
     from stratascope.tasks.report.style import COLOURS, INK, new_axes, step_axis, to_svg
     from stratascope.tasks.report.text import shortened
 
@@ -257,7 +235,7 @@ def _ordered(rows: pd.DataFrame, titles: dict[str, _Layer]) -> str:
     return to_svg(figure)
 
 
-def _head_grid(layers: list[_Layer], values: Any) -> tuple[np.ndarray, list[str], list[int]]:
+def _head_grid(layers: list[DrawnLayer], values: Any) -> tuple[np.ndarray, list[str], list[int]]:
     """(head of a layer, step) with NaN where a layer has no number at a step, the names of the rows, and the steps."""
     steps = sorted({step for layer in layers for step in layer.steps})
     lines, names = [], []
@@ -273,7 +251,7 @@ def _head_grid(layers: list[_Layer], values: Any) -> tuple[np.ndarray, list[str]
     return np.array(lines), names, steps
 
 
-def _moves(view: View, probe: str, layers: list[_Layer]) -> Iterator[Figure]:
+def _moves(view: View, probe: str, layers: list[DrawnLayer]) -> Iterator[Figure]:
     from stratascope.tasks.report.style import heatmap
 
     grid, names, steps = _head_grid(layers, lambda layer: layer.change)
@@ -296,7 +274,7 @@ def _moves(view: View, probe: str, layers: list[_Layer]) -> Iterator[Figure]:
     )  # fmt: skip
 
 
-def _map(view: View, probe: str, layers: list[_Layer], score: str) -> Iterator[Figure]:
+def _map(view: View, probe: str, layers: list[DrawnLayer], score: str) -> Iterator[Figure]:
     from stratascope.tasks.report.style import heatmap
 
     grid, names, steps = _head_grid(
@@ -321,88 +299,3 @@ def _map(view: View, probe: str, layers: list[_Layer], score: str) -> Iterator[F
         title=f"{title} over training, probe {probe}", table=table,
         svg=heatmap(grid, names, [plain_step(step) for step in steps], label, "head", "training step"),
     )  # fmt: skip
-
-
-def _weights(view: View, probe: str, layers: list[_Layer], options: Any) -> Iterator[Figure]:
-    chosen = []
-    for layer in layers:
-        if layer.weights is not None:
-            finals = [max((_final(layer, name, head) for name in layer.names if name.endswith("_score")), default=-1.0) for head in layer.about["heads"]]  # fmt: skip
-            chosen += [(-final, layer, head, place) for place, (final, head) in enumerate(zip(finals, layer.about["heads"], strict=True))]  # fmt: skip
-    if not chosen:
-        return
-    chosen.sort(key=lambda one: (one[0], one[1].name, one[2]))
-    common = sorted(set.intersection(*(set(layer.steps) for _, layer, _, _ in chosen)))
-    steps = even_choice(common, options.frames)
-    pictures = [
-        np.stack([layer.weights[layer.steps.index(step), place] for step in steps]).astype(np.float32)  # type: ignore[index]
-        for _, layer, _, place in chosen
-    ]
-    names = [f"{layer.head(head)}, {-final:.2f} at the end" for final, layer, head, _ in chosen]
-    sizes = [(layer.about["queries"], layer.about["keys"]) for _, layer, _, _ in chosen]
-    top = float(np.quantile(np.concatenate([item[item > 0] for item in pictures]), _QUANTILE))
-    means = all(layer.about["of"] == "mean_weights" for _, layer, _, _ in chosen)
-    blocks = any(size != item.shape[1:] for size, item in zip(sizes, pictures, strict=True))
-    numbers = {
-        "of": "mean over the samples" if means else "those of the first shown sample, padding included",
-        "step": plain_step(steps[-1]), "strongest": float(max(item[-1].max() for item in pictures)),
-        "alike": 1 / max(keys for _, keys in sizes), "quantile": f"{_QUANTILE:g}",
-        "blocks": " A cell stands for a block of neighbours." if blocks else "",
-        "importance": importance_note(view, probe, {(layer.name, head): -final for final, layer, head, _ in chosen}),
-    }  # fmt: skip
-    table = {
-        "step": [step for step in steps for _ in chosen], "head": [name for _ in steps for name in names],
-        "largest_weight": [float(item[place].max()) for place in range(len(steps)) for item in pictures],
-    }  # fmt: skip
-    yield worded(
-        _WORDS["weights"], numbers, key=figure_key("weights", probe), run=view.run, probe=probe,
-        title=f"Where the heads with the highest scores look, probe {probe}",
-        frames=_moving_weights(pictures, names, sizes, steps, top), table=table,
-    )  # fmt: skip
-
-
-def _moving_weights(
-    pictures: list[np.ndarray], names: list[str], sizes: list[tuple[int, int]], steps: list[int], top: float
-) -> tuple[tuple[int, str], ...]:
-    """Frames (step, svg) of matrices (step, query, key), all on one scale from 0 to `top`."""
-    from matplotlib.figure import Figure as Canvas
-    from matplotlib.ticker import MaxNLocator
-
-    from stratascope.tasks.report.style import INK, moving_frames, quiet
-    from stratascope.tasks.report.text import shortened
-
-    columns = 2 if len(pictures) <= 4 else 3
-    rows = -(-len(pictures) // columns)
-    width = 6.4
-    tall = max(queries / keys for queries, keys in sizes)
-    canvas = Canvas(figsize=(width, rows * (width / columns * min(1.3, max(0.5, tall)) * 0.92) + 0.9), dpi=72, layout="constrained")  # fmt: skip
-    panels = np.atleast_1d(canvas.subplots(rows, columns, squeeze=False)).ravel()
-    images = []
-    for place, axes in enumerate(panels):
-        if place >= len(pictures):
-            axes.axis("off")
-            continue
-        quiet(axes)
-        axes.grid(False)
-        queries, keys = sizes[place]
-        image = axes.imshow(
-            pictures[place][-1], cmap="cividis", vmin=0, vmax=top or 1.0, interpolation="none", aspect="auto",
-            extent=(-0.5, keys - 0.5, queries - 0.5, -0.5),
-        )  # fmt: skip
-        images.append(image)
-        axes.set_title(shortened(names[place], 40 if columns == 2 else 27), fontsize=9, color=INK, loc="left")
-        axes.set(xlabel="key (place in the sequence)" if place >= len(pictures) - columns else "", ylabel="query" if place % columns == 0 else "")  # fmt: skip
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MaxNLocator(5, integer=True))
-    bar = canvas.colorbar(
-        images[0], ax=list(panels), location="top", shrink=0.5, aspect=28, pad=0.02, extend="max"
-    )
-    bar.set_label("attention weight", color=INK, fontsize=10)
-    bar.ax.tick_params(colors=INK, labelsize=9, length=2)
-    bar.outline.set_visible(False)
-
-    def update(place: int) -> None:
-        for image, item in zip(images, pictures, strict=True):
-            image.set_data(item[place])
-
-    return moving_frames(canvas, steps, images, update)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stratascope.errors import DoesNotApply
 from stratascope.tasks.sequence.sequence_samples import SequenceOptions, SequenceSamples
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from stratascope.tasks.sequence.attention_calls import AttentionCall
     from stratascope.tasks.sequence.attention_scores import MaskedAttention
     from stratascope.tasks.sequence.sequence_network import SequenceNetwork
+
+
+_HELD_BYTES = 64 << 20
+"""Weights of one batch, all layers together, that may be held at once; what is made of them takes several times that."""
 
 
 class CapturedOptions(SequenceOptions):
@@ -29,19 +30,22 @@ class CapturedOptions(SequenceOptions):
 def attention_passes(
     network: SequenceNetwork, samples: SequenceSamples, options: CapturedOptions
 ) -> Iterator[tuple[slice, list[tuple[AttentionCall, MaskedAttention]]]]:
-    """The rows of each batch, and every call of attention in it, in the order of execution.
+    """The rows of each batch, and every call of attention in it, in the order of execution; batches are so small that their
+    weights, and what is made of them, fit into memory.
 
     Raises DoesNotApply where nothing attends, or where weights are not those of single samples.
     """
     import torch
 
-    from stratascope.tasks.sequence.attention_axes import spec_with_axes
+    from stratascope.tasks.sequence.attention_axes import of_samples, real_tokens, spec_with_axes
     from stratascope.tasks.sequence.attention_calls import AttentionSpec, captured_attention
     from stratascope.tasks.sequence.attention_scores import masked_attention
 
+    values = sum(call.weights[0].numel() for call in calls_of_one(network, samples, options))
+    size = max(1, min(options.batch_size, _HELD_BYTES // (4 * values)))
     spec = spec_with_axes(network, samples, AttentionSpec(options.modules, options.softmax))
     with captured_attention(network, spec) as recorder:
-        for rows in network.batches_of(samples.given, options.batch_size):
+        for rows in network.batches_of(samples.given, size):
             with torch.no_grad():
                 network.run(samples.given.part(rows))
             found = []
@@ -52,31 +56,21 @@ def attention_passes(
                 if keys is not None and call.added_keys:
                     keys = torch.nn.functional.pad(keys, (0, call.added_keys), value=True)
                 found.append((call, masked_attention(call.weights, queries, keys, call.allowed)))
-            if not found:
-                raise DoesNotApply("the network has no attention that could be found; name what returns its weights with `modules`, or what computes them inside with `softmax`.")  # fmt: skip
             yield rows, found
 
 
-def of_samples(call: AttentionCall, count: int, fixed: int | None) -> AttentionCall:
-    """`call` with the weights of the samples alone. Raises DoesNotApply where its first axis is not that of the samples."""
-    found = len(call.weights)
-    if found == count:
-        return call
-    if fixed is not None and found == fixed:
-        return replace(
-            call, weights=call.weights[:count], allowed=None if call.allowed is None else call.allowed[:count]
-        )
-    raise DoesNotApply(
-        f"{call.layer!r} has weights of {found} rows for {count} samples: its first axis is not that of the samples "
-        "(time steps or windows folded into it, or `batch_first` forgotten)."
-    )
-
-
-def real_tokens(samples: SequenceSamples, name: str | None, rows: slice, count: int) -> Tensor | None:
-    """bool (sample, token) of input `name`; None where all of them are real, or it has not that many."""
+def calls_of_one(
+    network: SequenceNetwork, samples: SequenceSamples, options: CapturedOptions
+) -> list[AttentionCall]:
+    """The attention in a pass of the first sample. Raises DoesNotApply where there is none."""
     import torch
 
-    if name is None or name not in samples.probe.masks:
-        return None
-    real = samples.real(name)[rows]
-    return torch.from_numpy(real) if real.shape[1] == count else None
+    from stratascope.tasks.sequence.attention_calls import AttentionSpec, captured_attention
+
+    spec = AttentionSpec(options.modules, options.softmax)
+    with torch.no_grad(), captured_attention(network, spec) as recorder:
+        network.run(samples.given.part(slice(0, 1)))
+    calls = recorder.take()
+    if not calls:
+        raise DoesNotApply("the network has no attention that could be found; name what returns its weights with `modules`, or what computes them inside with `softmax`.")  # fmt: skip
+    return calls

@@ -54,9 +54,21 @@ def _looks(layer: FiledLayer, step: int, of_class: bool) -> np.ndarray:
     return found.reshape(*found.shape[:2], rows, columns)
 
 
+def short_names(layers: Sequence[str]) -> list[str]:
+    """`layers` without the last parts that all have in common."""
+    parts = [layer.split(".") for layer in layers]
+    while min(map(len, parts)) > 1 and len({item[-1] for item in parts}) == 1:
+        parts = [item[:-1] for item in parts]
+    return [".".join(item) for item in parts]
+
+
 def _laid_over(filed: FiledAttention, place: int, values: np.ndarray, bound: float) -> np.ndarray:
     from stratascope.tasks.vision.map_drawing import heat_colours, overlaid
 
+    if filed.pictures is not None:
+        height, width = filed.pictures[place].shape[:2]
+        # Patches as they are: between them nothing is known.
+        values = np.repeat(np.repeat(values, height // len(values), 0), width // values.shape[1], 1)
     if filed.pictures is None:
         return heat_colours(values, bound)
     return overlaid(filed.pictures[place], values, bound)
@@ -95,7 +107,10 @@ def _over_layers(
     bound = scale_bound(np.concatenate([values.ravel() for line in looks for values in line]), 0.995)
     _, rows, wide, patch = layer.about["grid"]
     own = looks[-1][columns.index((layer, of_class))][0]
-    names = [item.layer if single == of_class else f"all, {item.layer}" for item, single in columns]
+    short = dict(
+        zip([item.layer for item, _ in columns], short_names([item.layer for item, _ in columns]), strict=True)
+    )
+    names = [short[item.layer] if single == of_class else f"all, {short[item.layer]}" for item, single in columns]
     numbers = {
         "queries": "The weight that the class token gives each patch (last column: the mean over all patches as queries)" if of_class else "The weight that each patch gets, mean over all queries",
         "bound": plain_number(float(f"{bound:.3g}")), "patches": rows * wide, "even": 1 / (rows * wide), "step": plain_step(steps[-1]),

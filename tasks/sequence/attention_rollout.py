@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -14,13 +14,14 @@ from stratascope.storage.ledger import Row
 from stratascope.storage.names import encode_path_part
 from stratascope.tasks.analysis import Analysis, Findings, Metric, NamedArray, register
 from stratascope.tasks.contexts import CheckpointContext
-from stratascope.tasks.sequence.attention_passes import CapturedOptions, attention_passes
+from stratascope.tasks.sequence.attention_passes import CapturedOptions, attention_passes, calls_of_one
 from stratascope.tasks.sequence.attention_rollout_drawing import draw
 from stratascope.tasks.sequence.sequence_samples import SHOWN, SequenceSamples, sequence_samples
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stratascope.storage.probes import Probe
     from stratascope.tasks.sequence.attention_calls import AttentionCall
     from stratascope.tasks.sequence.attention_scores import MaskedAttention
     from stratascope.tasks.sequence.sequence_network import SequenceNetwork
@@ -35,6 +36,8 @@ class AttentionRolloutOptions(CapturedOptions):
     """The share of each token that the residual connection hands on past a layer's attention."""
     heads: Literal["mean", "max", "min"] = "mean"
     """How the heads of a layer are taken together."""
+    megabytes: float = Field(default=16.0, ge=0)
+    """The rollouts of shown samples may take so much at each checkpoint; of more, fewer samples are kept."""
     flow_depth: int = Field(default=0, ge=0, le=4)
     """The maximum flow through the first so many layers, of the shown samples; 0 for none. Deeper ones say nothing: the flow
     saturates."""
@@ -64,7 +67,7 @@ def compute(context: CheckpointContext, options: AttentionRolloutOptions) -> Fin
     from stratascope.tasks.sequence.sequence_network import SequenceNetwork
 
     findings = Findings()
-    network = SequenceNetwork.of(context)
+    network: Any = SequenceNetwork.of(context)
     with network.untouched():
         for name, probe in context.probes.items():
             try:
@@ -90,8 +93,32 @@ def _follow(network: SequenceNetwork, samples: SequenceSamples, options: Attenti
             found.residual, *(call.residual for call, _ in stack if np.isfinite(call.residual)), 0.0
         )
         mixed, real = mixed_layers([attention for _, attention in stack], options.residual, options.heads)
-        _take(mixed, real, max(0, samples.shown - rows.start), options, found)
+        shown = min(samples.shown, int(options.megabytes // _size(mixed[0].shape[-1], len(mixed))))
+        _take(mixed, real, max(0, shown - rows.start), options, found)
     return found
+
+
+def _size(tokens: int, depth: int) -> float:
+    """Megabytes of one sample's rollouts."""
+    return 4 * depth * tokens**2 / 1e6
+
+
+def foretold(network: Any, probe: Probe, options: AttentionRolloutOptions) -> str:
+    """How much the rollouts of the shown samples take at each checkpoint. Raises DoesNotApply where there is none."""
+    from stratascope.tasks.sequence.sequence_network import SequenceNetwork
+
+    samples = sequence_samples(probe, options)
+    own = SequenceNetwork(
+        network.network, network.model, network.folder, network.fixed_batch_size, network.hookable
+    )
+    with own.untouched():
+        calls = calls_of_one(own, samples, options)
+    size = _size(calls[0].weights.shape[-1], len(calls))
+    kept = min(samples.shown, int(options.megabytes // size))
+    return (
+        f"rollouts of {kept} of {samples.shown} shown samples at {len(calls)} depths, {kept * size:.3g} MB at each checkpoint "
+        f"before compression (at most {options.megabytes:g}, `megabytes`)"
+    )
 
 
 def self_attention_stack(
@@ -188,7 +215,7 @@ def _file(
     else:
         fitting = [name for name, count in token_inputs(samples).items() if count == tokens]
         about["input"] = fitting[0] if fitting else ""
-    findings.arrays |= samples.shown_arrays()
+    findings.arrays |= replace(samples, shown=len(found.rollouts)).shown_arrays()
     dims = (SHOWN, "depth", "query", "key")
     findings.arrays[f"{place}/rollout"] = NamedArray(dims, np.stack(found.rollouts), about)
     if found.flows:
@@ -201,7 +228,7 @@ ANALYSIS = register(
     Analysis(
         name="attention_rollout", version=1, scope="checkpoint", title="Attention rollout",
         question="How much of each input token does the attention of all layers together hand on?",
-        options=AttentionRolloutOptions, compute=compute, draw=draw, needs=frozenset({"network"}),
+        options=AttentionRolloutOptions, compute=compute, draw=draw, foretell=foretold, needs=frozenset({"network"}),
         metrics=(
             Metric("rollout_row_spread", "1", "[0, 0.5]", "How much the rollout up to a layer tells queries apart: the standard deviation of its rows over the real queries, mean over keys, then over samples. Near 0 every query gets the same mixture of tokens.", "rollout: Abnar and Zuidema 2020, section 4; the spread is ours", _ORDER),
             Metric("flow_row_spread", "1", "[0, 0.5]", "The same of the maximum flow through the first `depth` layers, over the shown samples. At 0 the flow has saturated and says nothing about single queries.", "flow: Abnar and Zuidema 2020, section 4; the spread is ours", _ORDER),

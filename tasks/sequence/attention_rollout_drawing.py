@@ -16,7 +16,7 @@ from stratascope.tasks.analysis import Figure
 from stratascope.tasks.report.text import plain_step, shortened
 from stratascope.tasks.representation.pictures import even_choice, figure_key, leading_probe, table_of, worded
 from stratascope.tasks.sequence.attention_rollout_words import WORDS as _WORDS
-from stratascope.tasks.sequence.importance_note import importance_note
+from stratascope.tasks.sequence.importance_note import importance_note, told_residual
 from stratascope.tasks.sequence.sequence_samples import names_of, token_words
 from stratascope.tasks.vision.chosen_samples import rows_of_ids
 
@@ -120,7 +120,7 @@ def _on_pictures(view: View, filed: _Filed, leads: bool) -> Iterator[Figure]:
         "shown": len(last), "patches": patches, "alike": 1 / patches, "step": plain_step(filed.steps[-1]),
         "strongest": float(last.max()), "top": float(np.sort(last.reshape(len(last), -1), 1)[:, -max(1, patches // 4):].sum(1).mean()),
         "whose": "the class token" if grid[0] else "all patches", "depth": filed.rollouts.shape[2],
-        "layers": len(filed.depths), "residual": filed.about["residual"], "importance": _note(view, filed),
+        "layers": len(filed.depths), "residual": told_residual(filed.about["residual"]), "importance": _note(view, filed),
     }  # fmt: skip
     yield worded(
         _WORDS["pictures"], numbers, key=figure_key("rollout", filed.probe.name), run=view.run, probe=filed.probe.name,
@@ -200,7 +200,7 @@ def _on_tokens(view: View, filed: _Filed, leads: bool) -> Figure:
     numbers = {
         "sample": str(filed.probe.sample_id[filed.rows[0]]), "depth": filed.rollouts.shape[2], "tokens": len(places),
         "step": plain_step(filed.steps[-1]), "own": float(np.diagonal(last).mean()), "first": float(last[:, 0].mean()),
-        "alike": 1 / max(1, len(places)), "residual": filed.about["residual"], "importance": _note(view, filed),
+        "alike": 1 / max(1, len(places)), "residual": told_residual(filed.about["residual"]), "importance": _note(view, filed),
     }  # fmt: skip
     titles = [f"{depth + 1} layer{'s' if depth else ''}" for depth in depths]
     return worded(
@@ -256,7 +256,7 @@ def _matrix_frames(
 
     top = float(np.quantile(np.concatenate([item.ravel() for item in matrices]), 0.99)) or 1.0
     rows = -(-len(matrices) // 2)
-    canvas = Canvas(figsize=(6.4, rows * 3.1 + 0.8), dpi=72, layout="constrained")
+    canvas = Canvas(figsize=(6.4, rows * 3.3 + 0.9), dpi=72, layout="constrained")
     panels = canvas.subplots(rows, 2, squeeze=False).ravel()
     images = []
     for place, axes in enumerate(panels):
@@ -265,13 +265,18 @@ def _matrix_frames(
             continue
         quiet(axes)
         axes.grid(False)
-        images.append(axes.imshow(matrices[place][-1], cmap="cividis", vmin=0, vmax=top, interpolation="none"))
+        images.append(
+            axes.imshow(matrices[place][-1], cmap="cividis", vmin=0, vmax=top, interpolation="none", aspect="auto")
+        )
         axes.set_title(titles[place], fontsize=10, color=INK, loc="left")
         axes.set(xlabel="input token" if place >= len(matrices) - 2 else "", ylabel="token of the layer" if place % 2 == 0 else "")  # fmt: skip
         if len(words) <= _NAMED_TOKENS:
             size = 9 if len(words) <= 14 else 7.5
             axes.set_xticks(
-                range(len(words)), words, fontsize=size, rotation=90 if max(map(len, words)) > 2 else 0
+                range(len(words)),
+                words,
+                fontsize=size,
+                rotation=90 if len(words) * max(map(len, words)) > 28 else 0,
             )
             axes.set_yticks(range(len(words)), words, fontsize=size)
         else:

@@ -6,7 +6,7 @@ WORDS: dict[str, dict[str, str]] = {
     "pictures": {
         "shows": "Where in the picture {whose} gets its content from, by attention alone, after each number of layers: attention multiplied up with the residual connection counted in, for {shown} samples.",
         "reading": "Bright patches hand on more. Compare a row from left to right: what is still uneven at the last depth has come through all layers.",
-        "caution": "With {depth} layers at step {step}, the quarter of the patches that have most hold {top:.0%} on average (25 % if all {patches} had the same), the largest share is {strongest:.3f} against {alike:.3f}. The captured weights reproduce the layers' outputs to {residual:.1e}. {importance}",
+        "caution": "With {depth} layers at step {step}, the quarter of the patches that have most hold {top:.0%} on average (25 % if all {patches} had the same), the largest share is {strongest:.3f} against {alike:.3f}. The captured weights reproduce the layers' outputs {residual}. {importance}",
         "audience": "For those who want one picture of what a vision transformer's attention passes on.",
         "practitioner": "Use it to spot attention that never reaches the object. As an explanation of the answer, attribution with its tests is the better tool.",
         "researcher": "Values, output projections and perceptrons take no part; half of each token is taken to pass unchanged. The same samples and one colour scale at all steps.",
@@ -14,7 +14,7 @@ WORDS: dict[str, dict[str, str]] = {
     "tokens": {
         "shows": "For sample {sample}, how much of each input token (column) each token of a layer (row) holds by attention alone, after growing numbers of layers, the residual connection counted in.",
         "reading": "A bright diagonal is a token that mostly kept itself. A bright column is a token that all others took in.",
-        "caution": "After {depth} layers at step {step} a token holds {own:.2f} of itself and {first:.2f} of the first token on average; spread evenly over {tokens} tokens it would be {alike:.2f}. The captured weights reproduce the layers' outputs to {residual:.1e}. {importance}",
+        "caution": "After {depth} layers at step {step} a token holds {own:.2f} of itself and {first:.2f} of the first token on average; spread evenly over {tokens} tokens it would be {alike:.2f}. The captured weights reproduce the layers' outputs {residual}. {importance}",
         "audience": "For readers who want all layers in one picture.",
         "practitioner": "Where all rows look alike, do not read single rows: the mixture has lost them.",
         "researcher": "Products of row-stochastic matrices converge to rank one; values and perceptrons take no part. Causal attention keeps the upper triangle at 0.",

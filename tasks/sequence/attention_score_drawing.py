@@ -98,7 +98,7 @@ def _sinks(filed: FiledAttention) -> Iterator[Figure]:
     }  # fmt: skip
     yield worded(
         WORDS["sinks"], numbers, key=figure_key("sinks", filed.probe.name), title=f"Weight on the first token, probe {filed.probe.name}",
-        frames=heat_maps_of_heads(steps, {"weight on the first token": maps}, [layer.layer for layer in layers]),
+        frames=heat_maps_of_heads(steps, {"weight on the first token": maps}, [layer.layer for layer in layers], float(np.nanmax(maps))),
         run=filed.view.run, probe=filed.probe.name, table=rows_of(filed, "sink_mass"),
     )  # fmt: skip
 

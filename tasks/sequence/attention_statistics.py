@@ -176,7 +176,7 @@ class LayerStatistics:
         """(name, array) of the layer."""
         call = self.call
         about = {
-            "residual": call.residual, "kind": call.kind, "query_input": call.query_input, "key_input": call.key_input,
+            "residual": call.residual if np.isfinite(call.residual) else None, "kind": call.kind, "query_input": call.query_input, "key_input": call.key_input,
             "added_keys": call.added_keys, "place": self.place,
         }  # fmt: skip
         if self.grid is not None:
@@ -219,7 +219,7 @@ class LayerStatistics:
                 part = f"head={head}" + (f";{rest}" if rest else "")
                 value, spread = float(mean[head]), _MARGIN * float(error[head])
                 if not count[head]:
-                    reason = "no sample has a query that this can be measured for"
+                    reason = "no sample has a query that this can be measured for" + (", and none has weights that are numbers" if self.blind else "")  # fmt: skip
                     yield Row(metric, part=part, status="does_not_apply", reason=reason, **about)
                     continue
                 yield Row(
@@ -246,6 +246,9 @@ def residual_row(call: AttentionCall, about: Mapping[str, Any]) -> Row:
     """How far the output made of the weights is from the real one; `vacuous` where they are not those that the layer used."""
     metric, convention = "attention_residual", f"kind={call.kind}"
     if not np.isfinite(call.residual):
+        if call.blind:
+            reason = "the weights of the first batch are no numbers, so nothing can be held against them"
+            return Row(metric, status="failed", reason=reason, convention=convention, **about)
         reason = "what the module does with its weights cannot be seen, so nothing can be held against them"
         return Row(metric, status="does_not_apply", reason=reason, convention=convention, **about)
     estimator = "largest difference over the largest output, first batch"

@@ -20,12 +20,12 @@ WORDS: dict[str, dict[str, str]] = {
         "researcher": "The choice favours heads that fit a listed pattern; a head with a use that nobody named stands further back, and only the grid of all heads shows it.",
     },
     "grid": {
-        "shows": "A thumbnail of the weights of every head at step {step}, by layer and head; queries go down, keys across. {what}",
-        "reading": "Each thumbnail is black at its own largest weight. Stripes, columns, blocks and noise are told apart at a glance; rows of this figure are layers.",
-        "caution": "Every thumbnail has its own scale: the largest weights run from {low:.3g} to {high:.3g}, so two that look alike need not be. {left}{note}",
+        "shows": "A thumbnail of the weights of every head at step {step}, by layer and head, on {sample}; queries go down, keys across.",
+        "reading": "Each thumbnail has its own scale: black are its largest weights, one in a hundred is beyond it. Stripes, columns, blocks and noise are told apart at a glance; rows of this figure are layers.",
+        "caution": "Black stands for a weight of {low:.3g} in one thumbnail and {high:.3g} in another, so two that look alike need not be. It is one sample. {left}{note}",
         "audience": "For a first look at a network, and for finding heads that stand out.",
         "practitioner": "Many heads with one and the same picture are candidates for pruning: then ask what taking them away costs.",
-        "researcher": "A mean over samples keeps what depends on places and washes out what depends on words: a head that looks for equal tokens is grey here.",
+        "researcher": "One sample shows what depends on words; what depends on places alone is clearer in the mean over samples, which is filed as `mean_weights` where all have one length.",
     },
     "boxes": {
         "shows": "For the heads of each layer at step {step}: the entropy as a share of its largest value{distance}. A dot is a head, a box their quartiles.",
@@ -62,7 +62,7 @@ WORDS: dict[str, dict[str, str]] = {
     "pictures": {
         "shows": "{queries}, laid over the picture, at several layers; mean over the heads. The slider goes over the steps.",
         "reading": "Bright patches get weight. One scale holds for all samples, layers and steps; it is full at {bound}. An even look would give each of the {patches} patches {even:.3g}.",
-        "caution": "At step {step} the brightest patch of {sample} in {layer} gets {peak:.3g}, {times:.1f} times an even share; patches are {patch} pixels wide, finer marks are smoothing. {note} {residual}",
+        "caution": "At step {step} the brightest patch of {sample} in {layer} gets {peak:.3g}, {times:.1f} times an even share; a patch is {patch} pixels wide, and nothing is known within it. {note} {residual}",
         "audience": "For people who want to see where a vision transformer looks.",
         "practitioner": "If the weight sits on corners and borders that hold nothing, they serve as a sink: trust attribution rather than this.",
         "researcher": "Tokens mix with depth: a patch in a late layer stands for more than its pixels. Rollout takes that into account, and attribution asks for the answer rather than for the look.",

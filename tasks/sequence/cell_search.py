@@ -19,13 +19,13 @@ from stratascope.tasks.sequence.cell_association import (
     pairing_p_values,
     rank_correlation,
 )
+from stratascope.tasks.sequence.found_cells import QUANTILES
 from stratascope.tasks.sequence.given_features import FeatureTable
 from stratascope.tasks.sequence.sequence_network import SequenceNetwork
 from stratascope.tasks.sequence.sequence_samples import SequenceSamples
 from stratascope.tasks.sequence.state_batches import UnitStates, input_of, state_batches
 
 Place = tuple[str, str]
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 GROUPS = 8
 """The values of a numeric feature fall into at most so many groups, of about equal size."""
 _ROUNDS = 200
@@ -95,13 +95,19 @@ def scan(
     real = {name: torch.from_numpy(samples.real(name)[:, :tokens]) for name in tables}
     rows = np.arange(len(samples))
     for places, states in state_batches(network, samples, rows, size, tokens):
+        centred: dict[str, Tensor] = {}
         for found in states:
             if found.place not in inputs:
                 inputs[found.place] = input_of(samples, places, found, tokens)
             name = inputs[found.place]
             if name is None or name not in tables:
                 continue
-            values = _centred(tables[name], places, found.values.shape[1])
+            if name not in centred:
+                # Without its mean an absent value can count as 0.
+                centred[name] = torch.from_numpy(
+                    tables[name].values(places) - tables[name].centre.astype(np.float32)
+                )
+            values = centred[name][:, : found.values.shape[1]]
             if (name, found.place) not in sums:
                 shape = found.values.shape[2], values.shape[2], found.values.shape[1]
                 sums[name, found.place] = [
@@ -119,12 +125,6 @@ def scan(
     if not scans:
         raise DoesNotApply("no recurrent layer reads an input of which features are known.")
     return scans
-
-
-def _centred(table: FeatureTable, places: np.ndarray, tokens: int) -> Tensor:
-    """float32 (sample, time, feature), less the mean over all samples, so that an absent value can count as 0."""
-    mean = np.nanmean(table.values[:, :tokens].reshape(-1, table.values.shape[2]), axis=0)
-    return torch.from_numpy(table.values[places, :tokens] - mean)
 
 
 def proposals(scans: list[Scan], features: int) -> Iterator[tuple[int, Scan, int]]:
@@ -154,7 +154,7 @@ def tested(
         by_place: dict[Place, UnitStates] = {item.place: item for item in found}
         states.append(torch.stack([by_place[one.place].values[:, :, unit] for _, one, unit in chosen], -1))
     held = torch.cat(states).numpy()
-    features = table.values[rows, : held.shape[1]][:, :, [feature for feature, _, _ in chosen]]
+    features = table.values(rows)[:, : held.shape[1], [feature for feature, _, _ in chosen]]
     real = samples.real(name)[rows, : held.shape[1]]
     return chosen, Tested(rows, np.where(real[..., None], held, 0), features, real)
 

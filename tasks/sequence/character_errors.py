@@ -94,14 +94,14 @@ def character_texts(samples: SequenceSamples) -> np.ndarray:
 def _probe(
     network: Any, probe: Probe, training: Probe | None, options: CharacterErrorsOptions, findings: Findings
 ) -> None:
-    from stratascope.tasks.sequence.error_types import ErrorTypes, n_gram_probabilities, word_counts
+    from stratascope.tasks.sequence.error_types import ErrorTypes, least_orders, word_counts
 
     samples = sequence_samples(probe, options)
     codes = character_texts(samples)
     names = names_of(probe)
     given = _given_probability(network, samples, codes, options.batch_size)
     order, counts = 0, None
-    grams = np.empty((0, *given.shape))
+    grams = np.zeros(given.shape, np.int8)
     if training is not None:
         known = sequence_samples(
             training, SequenceOptions(max_samples=options.training_samples, seed=options.seed)
@@ -109,7 +109,7 @@ def _probe(
         counted = character_texts(known)
         if names_of(training) != names:
             raise DoesNotApply(f"probe {training.name!r} has another alphabet than {probe.name!r}.")
-        order, grams = options.order, n_gram_probabilities(counted, codes, options.order)
+        order, grams = options.order, least_orders(counted, codes, options.order)
         counts = word_counts([_text(row, names) for row in counted])
     types = ErrorTypes(
         order, tuple(m for m in options.memory if m <= codes.shape[1]), options.rare if counts is not None else -1
@@ -117,7 +117,7 @@ def _probe(
     kinds = np.full(given.shape, -1, np.int64)
     for row, text in enumerate(codes):
         length = int((text >= 0).sum()) - 1
-        kinds[row, :length] = types.assign(_text(text, names), given[row, :length], grams[:, row, :length], counts)
+        kinds[row, :length] = types.assign(_text(text, names), given[row, :length], grams[row, :length], counts)
     _file(samples, codes, given, kinds, types.names, options, findings, training is None)
 
 

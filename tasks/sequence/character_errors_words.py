@@ -29,7 +29,7 @@ WORDS: dict[str, dict[str, str]] = {
         "caution": "At step {step} {rate:.1%} of {n} characters are errors, that is, got less than a half; the largest kind is “{largest}” with {share:.0%} of them. The order decides: an error that a 4-gram and a memory both avoid counts as the 4-gram's. {tables}",
         "audience": "For people who wonder whether more memory, more data or a larger model would help.",
         "practitioner": "Large n-gram lines ask for more training; memory lines for a longer context; rare words and first letters for more data.",
-        "researcher": "After Karpathy et al. 2015, section 4.4, with oracles as in `error_types.py`: unsmoothed n-grams above 0.5, a word's earlier appearance within the same sample only, words with at most {rare} appearances in the training text. Words are cut at the edges of samples, which makes a few rarer than they are.",
+        "researcher": "After Karpathy et al. 2015, section 4.4, with these oracles: unsmoothed n-grams above 0.5, a word's earlier appearance within the same sample only, words with at most {rare} appearances in the training text. Words are cut at the edges of samples, which makes a few rarer than they are.",
     },
     "texts": {
         "shows": "Texts of the probe, each character coloured by the probability that the model gave it before it came; the green strip marks errors, which got less than a half.",

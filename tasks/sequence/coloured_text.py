@@ -38,7 +38,8 @@ class TextPiece:
 def text_lines(
     words: Sequence[str], columns: int = COLUMNS, breaks: bool = True
 ) -> list[list[tuple[int, int, int]]]:
-    """Lines of (token, column, width): a line ends behind a line feed (with `breaks`), and before it would grow beyond `columns`."""
+    """Lines of (token, column, width): a line ends behind the last of several line feeds (with
+    `breaks`), and before it would grow beyond `columns`."""
     gap = 0 if all(len(word) <= 1 for word in words) else 1
     lines: list[list[tuple[int, int, int]]] = [[]]
     column = 0
@@ -49,7 +50,7 @@ def text_lines(
             column = 0
         lines[-1].append((number, column, width))
         column += width + gap
-        if breaks and word == "\n":
+        if breaks and word == "\n" and words[number + 1 : number + 2] != ["\n"]:
             lines.append([])
             column = 0
     return [line for line in lines if line]

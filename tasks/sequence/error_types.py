@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,21 +27,21 @@ NEAR = 0.4
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
-def n_gram_probabilities(training: np.ndarray, texts: np.ndarray, order: int) -> np.ndarray:
-    """float64 (order, sample, token): what the n-gram models of `training` give to each token of `texts` but the first.
+def n_gram_probabilities(training: np.ndarray, texts: np.ndarray, order: int) -> Iterator[np.ndarray]:
+    """float64 (sample, token) for n = 1 … `order`: what the n-gram model of `training` gives to each token of `texts` but the
+    first. Codes int64 (sample, token), -1 at padding.
 
-    Codes int64 (sample, token). Model n looks at the n - 1 tokens before; it gives 0 to what it has not seen, and NaN stands
-    where a sample begins less than n - 1 tokens before.
+    Model n looks at the n - 1 tokens before; it gives 0 to what it has not seen, and NaN stands where a sample begins less
+    than n - 1 tokens before.
     """
     rows = len(training)
     length = max(training.shape[1], texts.shape[1])
     both = np.full((rows + len(texts), length), -1, np.int64)
     both[:rows, : training.shape[1]] = training
     both[rows:, : texts.shape[1]] = texts
-    found = np.full((order, len(texts), texts.shape[1] - 1), np.nan)
     context = np.zeros(both.shape, np.int64)
-    for size in range(order):
-        # `context` at a token numbers the `size` tokens before it; those with a gap or an end before them are -1.
+    for _ in range(order):
+        # `context` at a token numbers the n - 1 tokens before it; those with a gap or an end before them are -1.
         sound = (context >= 0) & (both >= 0)
         keys = np.where(sound, context * (both.max() + 1) + both, -1)
         _, gram = np.unique(keys, return_inverse=True)
@@ -52,10 +52,17 @@ def n_gram_probabilities(training: np.ndarray, texts: np.ndarray, order: int) ->
         there = sound[rows:, 1 : texts.shape[1]]
         hits = of_gram[gram[rows:, 1 : texts.shape[1]]]
         tries = of_context[np.maximum(context[rows:, 1 : texts.shape[1]], 0)]
-        found[size] = np.where(there, hits / np.maximum(tries, 1), np.nan)
+        yield np.where(there, hits / np.maximum(tries, 1), np.nan)
         following = np.full(both.shape, -1, np.int64)
         following[:, 1:] = np.where(sound, gram, -1)[:, :-1]
         context = following
+
+
+def least_orders(training: np.ndarray, texts: np.ndarray, order: int) -> np.ndarray:
+    """int8 (sample, token): the smallest n whose model gives the token more than a half; 0 where none does."""
+    found = np.zeros((len(texts), texts.shape[1] - 1), np.int8)
+    for n, given in enumerate(n_gram_probabilities(training, texts, order), 1):
+        found[(np.nan_to_num(given) > ERROR_BELOW) & (found == 0)] = n
     return found
 
 
@@ -79,18 +86,17 @@ class ErrorTypes:
         return (*grams, *memory, *(("rare_word",) if self.rare >= 0 else ()), "word_start", "punctuation", "word_end", "near_miss", "other")  # fmt: skip
 
     def assign(
-        self, text: str, probability: np.ndarray, grams: np.ndarray, counts: Counter[str] | None
+        self, text: str, probability: np.ndarray, least_order: np.ndarray, counts: Counter[str] | None
     ) -> np.ndarray:
         """int64 (token,): the number of each error's kind in `names`, -1 where there is none.
 
-        `probability` (token,) is what the model gave to the characters of `text` but the first; `grams` (order, token) what the
-        n-gram models gave.
+        `probability` (token,) is what the model gave to the characters of `text` but the first; `least_order` (token,) is
+        that of `least_orders`.
         """
         kinds = self._of_words(text, counts)
         names = {name: number for number, name in enumerate(self.names)}
         kinds = np.where(kinds < 0, np.where(probability >= NEAR, names["near_miss"], names["other"]), kinds)
-        for n in range(self.order, 0, -1):
-            kinds[np.nan_to_num(grams[n - 1]) > 0.5] = n - 1
+        kinds = np.where(least_order > 0, least_order - 1, kinds)
         return np.where(probability < ERROR_BELOW, kinds, -1)
 
     def _of_words(self, text: str, counts: Counter[str] | None) -> np.ndarray:

@@ -14,6 +14,8 @@ from stratascope.storage.names import decode_path_part, encode_path_part, step_d
 if TYPE_CHECKING:
     from stratascope.storage.store import Store
 
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Of a unit's states, in `profile`."""
 KINDS = {"cell": "cell state", "hidden": "hidden state"}
 
 

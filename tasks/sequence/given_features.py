@@ -12,20 +12,30 @@ from stratascope.errors import ConfigurationError, DoesNotApply, did_you_mean
 from stratascope.storage.datasets.dataset import leaves_of
 from stratascope.storage.factories import load_object
 from stratascope.tasks.sequence.sequence_samples import SequenceSamples, names_of
-from stratascope.tasks.sequence.text_features import FEATURES, TextFeature, inside_matches, text_features, varies
+from stratascope.tasks.sequence.text_features import FEATURES, TextFeature, inside_matches, text_features
+
+_BLOCK = 512
+"""So many samples are looked at at once."""
 
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """Features of the measured samples: `values` float32 (sample, token, feature), NaN where not known."""
+    """Features of the measured samples, made when they are asked for, so that memory does not grow with the samples."""
 
     names: tuple[str, ...]
     titles: tuple[str, ...]
     boolean: np.ndarray
     """bool (feature,)."""
-    values: np.ndarray
+    centre: np.ndarray
+    """float64 (feature,): the mean of each over all tokens at which it is known."""
     left_out: Mapping[str, str]
     """Features that are not looked at, with the reason."""
+    made: Callable[[np.ndarray], Mapping[str, np.ndarray]]
+
+    def values(self, places: np.ndarray) -> np.ndarray:
+        """float32 (sample, token, feature) of the samples at `places`, NaN where a feature is not known."""
+        found = self.made(places)
+        return np.stack([found[name] for name in self.names], -1).astype(np.float32)
 
 
 def checked_source(name: str, source: str) -> str:
@@ -57,26 +67,67 @@ def feature_table(
     real = samples.real(name)
     codes = np.asarray(leaves_of(samples.given.inputs)[name])
     is_text = codes.ndim == 2 and codes.dtype.kind in "iu" and bool(names_of(samples.probe, name))
-    words = [samples.words(place, name) for place in range(len(samples))]
     wanted: dict[str, TextFeature] = {key: FEATURES[key] for key in built_in} if is_text else {}
     arrays: dict[str, np.ndarray] = {}
+    functions: dict[str, Callable[[list[str]], object]] = {}
     for key, source in given.items():
         if source.startswith("re:"):
             wanted[key] = TextFeature(key.replace("_", " "), True, inside_matches(source[3:]))
         elif source == "targets" or source.startswith("input:"):
             arrays[key] = _of_probe(key, source, samples, real)
         else:
-            arrays[key] = _of_function(key, load_object(source, folder), words, real)
-    found = {**text_features(words, real, wanted), **arrays}
-    kept = {key: values for key, values in found.items() if varies(values)}
-    left_out = {key: "it is the same at every token of these samples" for key in found if key not in kept}
+            functions[key] = load_object(source, folder)
+
+    def made(places: np.ndarray) -> dict[str, np.ndarray]:
+        words = [samples.words(int(place), name) for place in places]
+        found = text_features(words, real[places], wanted)
+        found |= {key: values[places] for key, values in arrays.items()}
+        return found | {
+            key: _of_function(key, function, words, real[places]) for key, function in functions.items()
+        }
+
+    survey = _surveyed(made, len(samples))
+    kept = [key for key, one in survey.items() if one.varies]
+    left_out = {key: "it is the same at every token of these samples" for key in survey if key not in kept}
     if not kept:
         why = "its samples are no text" if not is_text else "the built-in ones are the same at every token"
         raise DoesNotApply(f"probe {samples.probe.name!r} has no features: {why}, and `features` names no other.")
-    order = tuple(kept)
-    boolean = np.array([np.isin(values[np.isfinite(values)], (0, 1)).all() for values in kept.values()])
-    titles = tuple(wanted[key].title if key in wanted else key.replace("_", " ") for key in order)
-    return FeatureTable(order, titles, boolean, np.stack([kept[key] for key in order], -1).astype(np.float32), left_out)  # fmt: skip
+    titles = tuple(wanted[key].title if key in wanted else key.replace("_", " ") for key in kept)
+    boolean = np.array([survey[key].boolean for key in kept])
+    centre = np.array([survey[key].total / survey[key].count for key in kept])
+    return FeatureTable(tuple(kept), titles, boolean, centre, left_out, made)
+
+
+@dataclass
+class _Surveyed:
+    """What is known of one feature after all samples were looked at."""
+
+    count: int = 0
+    total: float = 0.0
+    low: float = np.inf
+    high: float = -np.inf
+    boolean: bool = True
+
+    @property
+    def varies(self) -> bool:
+        return self.low < self.high
+
+    def add(self, values: np.ndarray) -> None:
+        known = values[np.isfinite(values)].astype(np.float64)
+        if len(known):
+            self.count += len(known)
+            self.total += float(known.sum())
+            self.low, self.high = min(self.low, float(known.min())), max(self.high, float(known.max()))
+            self.boolean &= bool(np.isin(known, (0, 1)).all())
+
+
+def _surveyed(made: Callable[[np.ndarray], Mapping[str, np.ndarray]], samples: int) -> dict[str, _Surveyed]:
+    """Each feature over all samples, a block at a time."""
+    found: dict[str, _Surveyed] = {}
+    for start in range(0, samples, _BLOCK):
+        for key, values in made(np.arange(start, min(start + _BLOCK, samples))).items():
+            found.setdefault(key, _Surveyed()).add(values)
+    return found
 
 
 def _of_function(

@@ -54,3 +54,10 @@ def importance_note(view: View, probe: str, scores: Mapping[tuple[str, int], flo
         return told
     order = float(spearmanr(first, second).statistic)
     return f"{told} Over {len(both)} heads the rank correlation of the score with that is {order:.2f}."
+
+
+def told_residual(residual: float) -> str:
+    """How well captured weights reproduce an output, in words."""
+    if not np.isfinite(residual):
+        return "in a way that could not be checked"
+    return "exactly" if residual == 0 else f"to {residual:.1g} of its largest value"

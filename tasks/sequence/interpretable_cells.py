@@ -16,12 +16,12 @@ from stratascope.storage.names import encode_path_part
 from stratascope.storage.probes import Probe
 from stratascope.tasks.analysis import Analysis, Findings, Metric, NamedArray, register
 from stratascope.tasks.contexts import CheckpointContext
+from stratascope.tasks.sequence.found_cells import QUANTILES
 from stratascope.tasks.sequence.interpretable_cells_drawing import draw
 from stratascope.tasks.sequence.sequence_samples import SequenceOptions, SequenceSamples, sequence_samples
 from stratascope.tasks.sequence.text_features import FEATURES, spans
 
 DIMENSION = "example"
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class InterpretableCellsOptions(SequenceOptions):
@@ -144,7 +144,7 @@ def _rows(candidate: Any, table: Any, probe: str, options: InterpretableCellsOpt
     }  # fmt: skip
     way = "falls" if candidate.sign < 0 else "rises"
     secondary = "cell_feature_auc" if boolean else "cell_feature_rank_correlation"
-    values = (
+    values: tuple[tuple[str, float, dict[str, Any]], ...] = (
         ("cell_feature_score", candidate.score, {"low": candidate.low, "high": candidate.high, "estimator": "Pearson, interval by bootstrap over samples"}),
         (secondary, candidate.secondary, {}),
         ("cell_feature_p_value", candidate.corrected, {"estimator": f"{options.permutations:,} exchanges of samples, Holm over {len(table.names)} features"}),

@@ -151,7 +151,7 @@ def _texts(view: View, found: FoundCells, steps: Sequence[int], options: Any) ->
     probe = view.probes[found.probe]
     for place in in_order(found)[:TEXTS]:
         feature, title = found.facts["features"][place], found.facts["titles"][place]
-        frames = []
+        frames: list[tuple[int, str]] = []
         early = "there is no earlier checkpoint to hold this against"
         for step in even_choice(steps, _FRAMES):
             other = (

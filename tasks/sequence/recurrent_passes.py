@@ -42,7 +42,7 @@ class StateLimits:
     trace_bytes: int = 256 * MIB
 
 
-@dataclass
+@dataclass(eq=False)
 class LayerStates:
     """One layer and direction over all samples."""
 
@@ -103,11 +103,11 @@ def states_of(network: SequenceNetwork, probe: Probe, options: SequenceOptions, 
             f"the raw traces of {shown} samples of {time} steps would take {size / MIB:.3g} MiB, more than the "
             f"{limits.trace_bytes / MIB:.3g} that `trace_mib` allows: show fewer samples, or raise it."
         )
-    separate = np.zeros(len(rows), bool)
-    separate[:_SEPARATE] = True
-    # In the order of their places neighbours are read together; sums do not ask for an order.
-    order = np.concatenate([np.arange(shown), shown + np.argsort(rows[shown:], kind="stable")])
-    rows, separate = rows[order], separate[order]
+    # In the order of their places neighbours are read together; sums do not ask for an order. Samples of which something
+    # lasting is kept come first: small pieces that are kept for good between large ones would scatter the memory.
+    first, later = np.sort(rows[shown:_SEPARATE]), np.sort(rows[max(shown, _SEPARATE) :])
+    rows = np.concatenate([rows[:shown], first, later])
+    separate = np.arange(len(rows)) < _SEPARATE
     batch = max(1, min(options.batch_size, _BATCH_BYTES // max(1, 4 * time * values_per_step(modules))))
     batch = min(batch, network.fixed_batch_size or batch)
     found: dict[str, LayerStates] = {}

@@ -108,7 +108,7 @@ def _file(
     findings.rows += list(_constant_rows(layer, constants, source, spectrum, options, about))
     findings.rows += list(_unit_rows(layer, moving, clusters, options, about))
     findings.rows += list(_spectrum_rows(spectrum, options, about))
-    arrays = _layer_arrays(layer, constants, source, spectrum)
+    arrays = _layer_arrays(layer, constants, source, spectrum, found.layers.index(layer))
     if correlation is not None and clusters is not None:
         arrays["correlation"] = NamedArray(("hidden_unit", "other_unit"), correlation.astype(np.float32))
         arrays["unit_order"] = NamedArray(("hidden_unit",), clusters.order)
@@ -255,17 +255,18 @@ def _spectrum_rows(
 
 
 def _layer_arrays(
-    layer: LayerStates, constants: np.ndarray, source: str, spectrum: dict[str, np.ndarray]
+    layer: LayerStates, constants: np.ndarray, source: str, spectrum: dict[str, np.ndarray], place: int
 ) -> dict[str, NamedArray]:
     """`gate_histogram` int64 (gate, unit, bin), `saturation` float32 (gate, side, unit), `time_constant` float32
     (quantile, unit) over samples, `mean_log_keep` float64 (unit,), `hidden_statistics` and `cell_state_statistics`
     float32 (statistic, unit), `eigenvalues` float32 (gate, unit, part); of the shown samples `hidden`, `cell_state` and
-    `gates` float16, NaN in padding. What each row is, stands in the attributes.
+    `gates` float16, NaN in padding. What each row is, stands in the attributes; `place` is
+    the layer's place in the order in which they ran.
     """
     from stratascope.tasks.sequence.recurrent_statistics import QUANTILES, gate_range
 
     sums = layer.sums
-    facts = {"cell": sums.cell, "residual": layer.residual, "reason": layer.reason}
+    facts = {"cell": sums.cell, "residual": layer.residual, "reason": layer.reason, "place": place}
     facts |= {} if layer.input is None else {"input": layer.input}
     found = {
         "hidden_statistics": NamedArray(("statistic", "hidden_unit"), sums.hidden.table().astype(np.float32), {"statistic": _STATISTICS} | facts)
@@ -312,7 +313,7 @@ ANALYSIS = register(
         options=RecurrentStateOptions, compute=compute, draw=draw, needs=frozenset({"network"}),
         metrics=(
             Metric("recurrent_residual", "fraction", "[0, inf)", "Largest difference between a recurrent layer's own output (h, h_n and c_n) and that of its unrolled equations, relative to the largest value of that output: a test of itself, on the first batch.", "", "order of the samples"),
-            Metric("memory_time_constant", "steps", "(0, 1e7]", "τ = -1 / mean log f of a unit, f its forget gate, of a GRU its update gate (1 keeps): after τ steps 1/e of what it held is left on the direct path. Of plain cells -1 / log |λ| of the eigenvalues of the recurrent weights. Median and quantiles over units.", "Tallec and Ollivier 2018; Mahto et al. 2021", _BATCH),
+            Metric("memory_time_constant", "steps", "(0, 1e7]", "τ = -1 / mean log f of a unit, f its forget gate, of a GRU its update gate (1 keeps): after τ steps 1/e of what it held is left on the direct path. Of plain cells -1 / log of the modulus of the eigenvalues λ of the recurrent weights. Median and quantiles over units.", "Tallec and Ollivier 2018; Mahto et al. 2021", _BATCH),
             Metric("left_saturated_fraction", "fraction", "[0, 1]", "Share of real steps in which a gate lies in the lowest tenth (an option) of its range; mean over units.", "Karpathy, Johnson and Fei-Fei 2015, section 4.2", _BATCH),
             Metric("right_saturated_fraction", "fraction", "[0, 1]", "Share of real steps in which a gate lies in the highest tenth (an option) of its range; mean over units.", "Karpathy, Johnson and Fei-Fei 2015, section 4.2", _BATCH),
             Metric("gate_mean", "value", "[-1, 1]", "Mean of a gate over real steps and units; the candidate runs from -1 to 1, the others from 0.", "", _BATCH),

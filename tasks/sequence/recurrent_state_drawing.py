@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _MOST_STEPS = 12
 _MOST_LAYERS = 4
 """Of so many layers at most there are pictures of their own, evenly chosen."""
+_ENDLESS = 1e6
+"""A time constant of more steps is drawn and told as one without end."""
 _GATES = ("input", "forget", "output", "reset", "update", "candidate")
 _CONSTANTS = LayerMap("memory_time_constant", "quantile=0.5", "Median memory time constant", "steps, power of ten", "constants_map", powers=True)  # fmt: skip
 
@@ -39,7 +41,8 @@ def draw(view: View, options: Any) -> Iterator[Figure]:
         layers = stored_layers(view, probe)
         yield from _saturation(view, probe, layers)
         yield from _constants(view, probe, layers)
-        yield from layer_map(view, _CONSTANTS, probe, WORDS["constants_map"])
+        if len(layers) > 1:
+            yield from layer_map(view, _CONSTANTS, probe, WORDS["constants_map"])
     if not probes:
         return
     probe = leading_probe(view, probes)
@@ -78,11 +81,12 @@ def _saturation(view: View, probe: str, layers: Sequence[StoredLayer]) -> Iterat
     numbers = {
         "step": plain_step(newest), "n": int(rows["n"].max()), "residual": _residual(view, probe), **busiest,
     }  # fmt: skip
+    plain = gates == ["candidate"]
     figure, clouds, update = _saturation_axes(found, gates, steps)
     from stratascope.tasks.report.style import moving_frames
 
     yield worded(
-        WORDS["saturation"], numbers, key=figure_key("saturation", probe), title=f"Saturated gates, probe {probe}",
+        WORDS["saturation_plain" if plain else "saturation"], numbers, key=figure_key("saturation", probe), title=f"Saturated {'units' if plain else 'gates'}, probe {probe}",
         frames=moving_frames(figure, steps, clouds, update), run=view.run, probe=probe,
         headline=probe == leading_probe(view, view.metric("still_fraction")["probe"].unique()),
         table=table_of(both[(both["probe"] == probe) & (both["status"] == "ok")], ("metric", *COLUMNS)),
@@ -186,22 +190,26 @@ def _constants(view: View, probe: str, layers: Sequence[StoredLayer]) -> Iterato
     first, newest = steps[0], steps[-1]
     spreads = {name: _spread(by_step[newest]) for name, by_step in found.items() if newest in by_step}
     widest = max(spreads, key=lambda name: spreads[name])
-    last = found[widest][newest]
+    last, earlier = found[widest][newest], found[widest].get(first)
     plain = layers[0].facts(newest, "time_constant").get("source") == "eigenvalues"
-    earlier = _spread(found[widest][first]) if first in found[widest] else float("nan")
+    low, middle, high = (_steps_in_words(float(value)) for value in np.quantile(last, (0.1, 0.5, 0.9)))
     rows = view.metric("memory_time_constant", probe=probe)
     numbers = {
-        "layer": widest, "step": plain_step(newest), "first": plain_step(first), "n": int(rows["n"].max()),
-        "low": f"{np.quantile(last, 0.1):.3g}", "middle": f"{np.median(last):.3g}", "high": f"{np.quantile(last, 0.9):.3g}",
-        "spread": f"{spreads[widest]:.3g}", "earlier": f"{earlier:.3g}", "longest": f"{last[-1]:.3g}", "units": len(last),
-        "source": "the moduli of the eigenvalues of the recurrent weights, as if the cell were linear" if plain else "the gate that keeps",
+        "layer": widest, "step": plain_step(newest), "first": plain_step(first), "n": int(rows["n"].max()), "low": low,
+        "middle": middle, "high": high, "spread": f"{spreads[widest]:.3g}", "longest": _steps_in_words(float(last[-1])),
+        "earlier": "not known" if earlier is None else f"{_spread(earlier):.3g}", "units": len(last),
+        "endless": int((last >= _ENDLESS).sum()), "endless_before": 0 if earlier is None else int((earlier >= _ENDLESS).sum()),
     }  # fmt: skip
     drawing, artists, update = _constant_axes(found, steps)
     yield worded(
-        WORDS["constants"], numbers, key=figure_key("time-constants", probe),
+        WORDS["constants_plain" if plain else "constants"], numbers, key=figure_key("time-constants", probe),
         title=f"How long units hold what they hold, probe {probe}", frames=moving_frames(drawing, steps, artists, update),
         run=view.run, probe=probe, table=table_of(rows, COLUMNS),
     )  # fmt: skip
+
+
+def _steps_in_words(value: float) -> str:
+    return "any number of steps" if value >= _ENDLESS else f"{plain_number(float(f'{value:.3g}'))} steps"
 
 
 def _spread(values: np.ndarray) -> float:
@@ -216,7 +224,8 @@ def _constant_axes(
 
     drawing, axes = new_axes(5.9, 3.6)
     every = np.concatenate([values for by_step in found.values() for values in by_step.values()])
-    low, high = float(every.min()) / 1.3, float(every.max()) * 1.3
+    bounded = every[every < _ENDLESS] if (every < _ENDLESS).any() else np.array([1.0])
+    low, high = float(bounded.min()) / 1.3, float(bounded.max()) * 1.6
     axes.set(xscale="log", xlim=(low, high), ylim=(0, 1.02), xlabel="memory time constant, steps (logarithmic)")
     axes.set_ylabel("share of units that hold longer")
     artists = []

@@ -62,8 +62,8 @@ class _Moments:
         self.count += len(rows)
         self.total += rows.sum(0, dtype=torch.float64)
         self.squares += rows.double().square_().sum(0)
-        self.low = torch.minimum(self.low, rows.amin(0))
-        self.high = torch.maximum(self.high, rows.amax(0))
+        torch.minimum(self.low, rows.amin(0), out=self.low)
+        torch.maximum(self.high, rows.amax(0), out=self.high)
 
     def table(self) -> np.ndarray:
         """float64 (statistic, unit): mean, standard deviation, smallest, largest."""
@@ -117,7 +117,8 @@ class StateSums:
             self.log_total += sums.sum(0)
             counts = real.sum(1)
             own = torch.from_numpy(separate) & (counts > 0)
-            self._logs.append((sums[own] / counts[own, None]).float())
+            if own.any():
+                self._logs.append((sums[own] / counts[own, None]).float())
 
     def _add_gate(self, place: int, name: str, rows: Tensor) -> None:
         low, high = gate_range(name)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stratascope.tasks.analysis import Figure
-from stratascope.tasks.report.text import plain_number, plain_step, visible
+from stratascope.tasks.report.text import counted, plain_number, plain_step, visible
 from stratascope.tasks.representation.pictures import even_choice, figure_key, worded
 from stratascope.tasks.sequence.recurrent_state_words import WORDS
 from stratascope.tasks.sequence.stored_states import StoredLayer
@@ -78,17 +78,21 @@ def _read(layer: StoredLayer) -> _Trace | None:
     )
 
 
-def _chosen(trace: _Trace) -> np.ndarray:
-    """The units that move most at the newest step, those that hold longest first."""
-    moved = np.argsort(-trace.values[-1].std(0), kind="stable")[:_MOST_UNITS]
-    keys = -trace.constants[moved] if trace.constants is not None else moved
-    return moved[np.argsort(keys, kind="stable")]
+def _chosen(trace: _Trace, most: int) -> np.ndarray:
+    """At most `most` of the units that move at the newest step, evenly from the longest memory to the shortest; where no
+    memory is known by unit, those that move most."""
+    spread = trace.values[-1].std(0)
+    if trace.constants is None:
+        return np.argsort(-spread, kind="stable")[:most]
+    moving = np.flatnonzero(spread > 0.25 * spread.max())
+    ranked = moving[np.argsort(-trace.constants[moving], kind="stable")] if len(moving) else np.arange(1)
+    return ranked[even_choice(range(len(ranked)), most)]
 
 
 def _map(trace: _Trace) -> Figure:
     from stratascope.tasks.report.style import INK, moving_frames, new_axes
 
-    units = _chosen(trace)
+    units = _chosen(trace, _MOST_UNITS)
     bound = max(1.0, float(np.abs(trace.values[:, :, units]).max()))
     drawing, axes = new_axes(7.6, 0.17 * len(units) + 1.7)
     axes.grid(False)
@@ -100,7 +104,17 @@ def _map(trace: _Trace) -> Figure:
     longest_first = ", longest memory on top" if trace.constants is not None else ""
     axes.set_ylabel(f"unit{longest_first}")
     _name_time(axes, trace)
-    bar = drawing.colorbar(picture, ax=axes, location="top", shrink=0.5, anchor=(0.0, 0.0), pad=0.02, aspect=28)
+    bar = drawing.colorbar(
+        picture,
+        ax=axes,
+        location="top",
+        shrink=0.5,
+        anchor=(0.0, 0.0),
+        pad=0.02,
+        aspect=28,
+        ticks=(-bound, 0, bound),
+    )
+    bar.ax.set_xticklabels([plain_number(float(f"{end:.3g}")) for end in (-bound, 0, bound)])
     bar.set_label(trace.held, color=INK, fontsize=10)
     bar.ax.tick_params(colors=INK, labelsize=9, length=2)
     bar.outline.set_visible(False)
@@ -108,7 +122,7 @@ def _map(trace: _Trace) -> Figure:
     steady = units[int(np.argmin(np.abs(np.diff(last[:, units], axis=0)).mean(0)))] if len(last) > 1 else units[0]
     numbers = _numbers(trace) | {
         "units": len(units), "all": last.shape[1], "steady": int(steady),
-        "flips": int((np.diff(np.sign(last[:, steady])) != 0).sum()),
+        "flips": counted(int((np.diff(np.sign(last[:, steady])) != 0).sum()), "time"),
         "full": f"{(np.abs(last) > 0.9).mean():.0%}",
     }  # fmt: skip
     frames = moving_frames(
@@ -125,7 +139,7 @@ def _map(trace: _Trace) -> Figure:
 def _lines(trace: _Trace) -> Figure:
     from stratascope.tasks.report.svg import to_svg
 
-    units = _few(trace)
+    units = _chosen(trace, _LINES)
     gate = _KEEPS.get(str(trace.layer.facts(trace.steps[-1], "hidden")["cell"]))
     stored = trace.layer.gate(trace.steps[-1], "gates", gate) if gate else None
     time = trace.values.shape[1]
@@ -149,16 +163,6 @@ def _lines(trace: _Trace) -> Figure:
         svg=to_svg(_line_axes(trace, units, labels, kept, gate)), run=layer.view.run, layer=layer.layer, probe=layer.probe,
         table=_table(trace, units),
     )  # fmt: skip
-
-
-def _few(trace: _Trace) -> np.ndarray:
-    """Of the units that move: the longest and the shortest memory, and some between; without these, those that move most."""
-    last = trace.values[-1]
-    moving = np.flatnonzero(last.std(0) > 0.25 * last.std(0).max())
-    if trace.constants is None:
-        return moving[np.argsort(-last[:, moving].std(0), kind="stable")][:_LINES]
-    ranked = moving[np.argsort(-trace.constants[moving], kind="stable")]
-    return ranked[even_choice(range(len(ranked)), _LINES)]
 
 
 def _line_axes(
@@ -199,6 +203,7 @@ def _numbers(trace: _Trace) -> dict[str, Any]:
     drawn = trace.values.shape[1]
     return {
         "layer": trace.layer.layer, "sample": trace.sample, "step": plain_step(trace.steps[-1]), "held": trace.held,
+        "which": "that move most" if trace.constants is None else "with memories of every length",
         "drawn": f"all {drawn}" if drawn == trace.length else f"the first {drawn} of {trace.length}",
     }  # fmt: skip
 

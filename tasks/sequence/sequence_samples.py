@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,6 +80,19 @@ def sequence_samples(probe: Probe, options: SequenceOptions) -> SequenceSamples:
     """The samples that `options` mean. Raises DoesNotApply where no input is a sequence, or an id is not there."""
     rows, shown = sample_rows(probe, options)
     return SequenceSamples(probe, given_samples(probe, rows), shown)
+
+
+def sequence_blocks(probe: Probe, options: SequenceOptions, size: int = 2048) -> Iterator[SequenceSamples]:
+    """The same samples, at most `size` at once, so that no more is held of many than of few: in the first block all that
+    are shown, in their order, then the others as they lie in the probe, which is read once from end to end.
+
+    Raises DoesNotApply as `sequence_samples` does.
+    """
+    rows, shown = sample_rows(probe, options)
+    rows[shown:].sort()
+    first = max(size, shown)
+    for start, stop in [(0, first), *((begin, begin + size) for begin in range(first, len(rows), size))]:
+        yield SequenceSamples(probe, given_samples(probe, rows[start:stop]), 0 if start else shown)
 
 
 def sample_rows(probe: Probe, options: SequenceOptions) -> tuple[np.ndarray, int]:

@@ -41,10 +41,10 @@ def selected_units(on: np.ndarray, start: int, stop: int, before: int, after: in
     """bool (unit,): on at every token from `start` to `stop` (not included), off at one or more of the `before` tokens just
     before and of the `after` tokens just behind. 0 asks for nothing there, nor is anything asked beyond the ends of `on`
     (time, unit)."""
-    chosen = on[start:stop].all(0)
+    chosen: np.ndarray = on[start:stop].all(0)
     for edge in (on[max(start - before, 0) : start], on[stop : stop + after]):
         if len(edge):
-            chosen = chosen & ~edge.all(0)
+            chosen = np.logical_and(chosen, ~edge.all(0))
     return chosen
 
 

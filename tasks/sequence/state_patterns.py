@@ -30,6 +30,8 @@ from stratascope.tasks.sequence.text_features import FEATURES, spans, text_featu
 _TELLING = ("in_speaker_name", "inside_quotes", "inside_brackets", "in_upper_case_word")
 """Where no range is named, a stretch of the first of these that there is: of those long enough that nearest to `_TYPICAL`."""
 _SHORTEST, _TYPICAL = 4, 8
+_LOOKED = 512
+"""Among so many samples a range is chosen, and the share of tokens with the feature is counted."""
 _KEPT = 12
 """So many matches are filed with their texts."""
 Place = tuple[str, str]
@@ -100,9 +102,9 @@ def selections(samples: SequenceSamples, name: str, options: StatePatternsOption
         return found
     if not names_of(samples.probe, name):
         raise DoesNotApply("without the words of the codes no range can be chosen; name some with `ranges`.")
-    words = [samples.words(place, name) for place in range(len(samples))]
+    looked = np.arange(min(len(samples), _LOOKED))
     for feature in _TELLING:
-        values = text_features(words, real, {feature: FEATURES[feature]})[feature][:, : options.tokens]
+        values = _feature(samples, name, feature, looked, options.tokens)
         stretches = [
             (abs(stop - start - _TYPICAL), place, start, stop)
             for place, row in enumerate(values) for start, stop in spans(row)
@@ -265,7 +267,13 @@ def _file(
             reason = "the range was named, not chosen for a feature" if not one.feature else "there is no match"
             findings.rows.append(Row("pattern_precision", status="does_not_apply", reason=reason, **shared))
     findings.arrays |= _match_arrays(
-        samples, name, place, number, one, made, {"base_rate": base, "feature": one.feature}
+        samples,
+        name,
+        place,
+        number,
+        one,
+        made,
+        {"feature": one.feature} | ({"base_rate": base} if one.feature else {}),
     )
 
 
@@ -275,14 +283,19 @@ def _inside(
     """The share of the best matches of which most tokens lie in the feature, and the share of all tokens that do."""
     if not one.feature:
         return float("nan"), float("nan")
-    words = [samples.words(place, name) for place in range(len(samples))]
-    values = text_features(words, samples.real(name), {one.feature: FEATURES[one.feature]})[one.feature][:, : options.tokens]  # fmt: skip
-    base = float(np.nanmean(values))
+    looked = np.arange(min(len(samples), _LOOKED))
+    base = float(np.nanmean(_feature(samples, name, one.feature, looked, options.tokens)))
     if not best:
         return float("nan"), base
-    return float(
-        np.mean([np.nanmean(values[match.sample, match.start : match.stop]) > 0.5 for match in best])
-    ), base
+    values = _feature(samples, name, one.feature, np.array([match.sample for match in best]), options.tokens)
+    shares = [np.nanmean(row[match.start : match.stop]) for row, match in zip(values, best, strict=True)]
+    return float((np.array(shares) > 0.5).mean()), base
+
+
+def _feature(samples: SequenceSamples, name: str, feature: str, places: np.ndarray, tokens: int) -> np.ndarray:
+    """float64 (sample, token): one feature of the text of the samples at `places`."""
+    words = [samples.words(int(place), name) for place in places]
+    return text_features(words, samples.real(name)[places], {feature: FEATURES[feature]})[feature][:, :tokens]
 
 
 def _match_arrays(

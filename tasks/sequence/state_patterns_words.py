@@ -8,8 +8,8 @@ WORDS: dict[str, dict[str, str]] = {
         "reading": "If the framed stretches have something in common that the rest of the text lacks, the units stand for it. If they look arbitrary, the selection was no pattern of its own. Slide over the steps to see when the matches begin to make sense.",
         "caution": "At step {step} there are {count} matches; {precision} Few selected units match nearly everywhere and many nearly nowhere: {units} were selected here, at a threshold of {threshold:g}. {causal}",
         "audience": "For readers with a guess about what a state means.",
-        "practitioner": "Name your own stretch with `ranges`, and change `threshold` when matches are too many or none.",
-        "researcher": "As LSTMVis: on at every token of the range and off within {off_before} tokens before and {off_after} behind it; matches are maximal runs of all selected units, ranked by length and then by how few others are on. Units count with either sign unless `both_signs` is off.",
+        "practitioner": "Name your own stretch with the option ranges, and change the threshold when matches are too many or none.",
+        "researcher": "As LSTMVis: on at every token of the range and off within {off_before} tokens before and {off_after} behind it; matches are maximal runs of all selected units, ranked by length and then by how few others are on. Units count with either sign unless the option both_signs is off.",
     },
     "precision": {
         "shows": "Of the best matches of the selected stretch, the share that lies in the same feature of the text, “{title}”, at each checkpoint.",

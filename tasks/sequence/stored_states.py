@@ -84,4 +84,6 @@ def stored_layers(view: View, probe: str) -> list[StoredLayer]:
     """The layers that have something to draw, in the order in which they ran at the newest step."""
     rows = view.metric("still_fraction", probe=probe)
     newest = rows[rows["step"] == rows["step"].max()]
-    return [StoredLayer(view, probe, str(layer)) for layer in newest["layer"].unique()]
+    found = {str(layer): int(step) for layer, step in zip(newest["layer"], newest["step"], strict=True)}
+    layers = [StoredLayer(view, probe, layer) for layer in found]
+    return sorted(layers, key=lambda layer: layer.facts(found[layer.layer], "hidden_statistics")["place"])

@@ -7,7 +7,7 @@ sample does not tell, such as the place in a line of which the sample does not h
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -160,9 +160,9 @@ def inside_matches(pattern: str) -> Callable[[str], np.ndarray]:
     return lambda text: _marked(text, (match.span() for match in compiled.finditer(text)))
 
 
-def _marked(text: str, spans: object) -> np.ndarray:
+def _marked(text: str, spans: Iterable[tuple[int, int]]) -> np.ndarray:
     found = np.zeros(len(text))
-    for start, stop in spans:  # type: ignore[attr-defined]
+    for start, stop in spans:
         found[start:stop] = 1
     return found
 
@@ -207,16 +207,10 @@ def text_features(
         places = np.flatnonzero(real[row])
         if not len(places):
             continue
-        made = TokenText.of([words[place] for place in places])
+        made = TokenText.of([words[place] for place in places.tolist()])
         for name, feature in features.items():
             found[name][row, places] = feature.values(made.text)[made.ends] if made.text else _NAN
     return found
-
-
-def varies(values: np.ndarray) -> bool:
-    """Whether `values`, without what is NaN, take two values or more."""
-    known = values[np.isfinite(values)]
-    return len(known) > 1 and bool((known != known[0]).any())
 
 
 def spans(values: np.ndarray) -> list[tuple[int, int]]:

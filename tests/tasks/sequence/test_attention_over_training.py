@@ -88,13 +88,61 @@ def test_head_change_is_the_distance_of_the_stored_weights(repeating_audit, rows
     assert row["value"] == pytest.approx(expected, abs=2e-3)
 
 
+def test_agreement_is_that_of_the_pair_of_heads_of_each_layer(repeating_audit, rows):
+    from scipy.spatial.distance import jensenshannon
+
+    agreement = rows[rows["metric"] == "head_agreement"]
+    assert len(agreement) == 2 * len(STEPS)
+    row = agreement[agreement["step"] == 70].iloc[0]
+    kept = repeating_audit.store.array(f"runs/run/{70:012d}/attention/test/{row['layer']}/weights").astype(
+        np.float64
+    )
+    kept /= kept.sum(-1, keepdims=True)
+    expected = 1 - jensenshannon(kept[:, 0], kept[:, 1], base=2, axis=-1).mean()
+    assert row["value"] == pytest.approx(expected, abs=2e-3)
+    place = "series/run/attention_over_training/test/head_distance"
+    distances, about = repeating_audit.store.array(place), repeating_audit.store.array_info(place)[3]
+    np.testing.assert_array_equal(distances, distances.T)
+    first = about["layers"].index(row["layer"])
+    assert 1 - distances[first, first + 1] == pytest.approx(row["value"], abs=1e-6)
+
+
+def test_the_archive_opens_as_a_tree(repeating_audit, rows):
+    import xarray
+
+    archive = repeating_audit.store.path / "archive.zarr"
+    tree = xarray.open_datatree(archive, engine="zarr", consolidated=False, group="series/run/attention_over_training")
+    assert tree["test/head_distance"].shape == (4, 4)
+    assert tree["test/blocks.0.attention/head_weights"].dims == ("step", "top_head", "query", "key")
+    tree.close()
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_a_steep_slope_is_one_change_of_level(noise):
+    from stratascope.tasks.representation.change_points import changes
+    from stratascope.tasks.sequence.attention_over_training import AttentionOverTrainingOptions
+
+    curve = np.array([0.03, 0.03, 0.04, 0.05, 0.07, 0.08, 0.09, 0.1, 0.28, 0.68, 0.84, 0.92, 0.94, 0.95])
+    curve += noise * np.random.default_rng(0).normal(size=len(curve))
+    asked = AttentionOverTrainingOptions().of_changes(curve)
+    found = changes(curve, asked.penalty, asked.level, asked.permutations, asked.seed)
+    assert [change.place for change in found] == [9]
+
+
 def test_pictures_tell_what_happened(repeating_audit, rows):
     figures = {figure.key: figure for figure in repeating_audit.draw("attention_over_training")}
     formation = figures["formation-test"]
     assert formation.headline
     assert "formed between steps" in formation.caution
     assert "not measured in this run" in formation.caution
-    assert {"order-test", "change-test", "attention_entropy_share-test", "weights-test"} <= set(figures)
+    assert {
+        "order-test",
+        "change-test",
+        "agreement-test",
+        "heads-test",
+        "attention_entropy_share-test",
+        "weights-test",
+    } <= set(figures)
     assert [step for step, _ in figures["weights-test"].frames] == list(STEPS)
     for figure in figures.values():
         assert figure.table

@@ -1,12 +1,18 @@
 """The analysis of recurrent states on small networks: its rows and arrays, padding, batches, what it says it cannot say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from stratascope.storage.archive import join_path
 from stratascope.storage.names import step_directory
-from stratascope.tasks.models import attention_encoder_decoder, character_model, recurrent_classifier
+from stratascope.tasks.models import attention_encoder_decoder, character_model, mlp, recurrent_classifier
+from stratascope.tasks.sequence.recurrent_state import ANALYSIS
+from stratascope.tasks.sequence.recurrent_traces_drawing import trace_figures
+from stratascope.tasks.sequence.stored_states import StoredLayer, stored_layers
 from tests.tasks.conftest import LittleAudit
 
 WORDS = tuple("abcdefgh")
@@ -79,8 +85,6 @@ def test_shown_states_are_those_of_the_real_network(written):
     arrays = arrays_of(written, 30)
     codes = torch.from_numpy(arrays["test/tokens/input"])
     network = character_model(cell="lstm", alphabet=8, embedding=6, width=12, layers=2)
-    from safetensors.torch import load_file
-
     network.load_state_dict(load_file(written.folder / "step-30.safetensors"))
     with torch.no_grad():
         hidden, (_, last_state) = network.recurrent(network.embedding(codes))
@@ -140,6 +144,7 @@ def test_an_encoder_and_a_decoder_each_count_their_own_padding(little_audit):
         order = arrays["pairs/sample_id"]
         np.testing.assert_array_equal(np.isfinite(arrays[f"pairs/{layer}/hidden"]).all(2), masks[side][order])
         assert arrays[f"pairs/{layer}/hidden"].shape[1] == 6
+    assert [layer.layer for layer in stored_layers(audit.view("recurrent_state"), "pairs")] == ["encoder.l0", "encoder.l0_reverse", "decoder.l0"]  # fmt: skip
 
 
 @pytest.mark.parametrize("cell", ["gru", "rnn"])
@@ -159,9 +164,44 @@ def test_other_cells_say_what_they_can(little_audit, cell):
     assert radius["value"].iloc[0] == pytest.approx(0.9, rel=1e-5)
     constants = rows[(rows["metric"] == "memory_time_constant") & (rows["part"] == "quantile=0.5")]
     if cell == "rnn":
+        figures = {figure.key: figure for figure in audit.draw("recurrent_state")}
+        assert len(figures) == 6
+        assert "modes" in figures["time-constants-test"].shows
         assert constants["value"].iloc[0] == pytest.approx(-1 / np.log(0.9), rel=1e-4)
     else:
         assert set(rows["part"]) >= {"gate=reset", "gate=update", "gate=candidate"}
+
+
+def worded_view(audit):
+    """The view of an audit whose probe is a text; what a test's factory makes are plain arrays."""
+    view = audit.view("recurrent_state")
+    view.__dict__["probes"] = {name: replace(probe, kind="text") for name, probe in view.probes.items()}
+    return view
+
+
+def test_every_layer_is_drawn_with_words_of_its_own_numbers(written):
+    written.analyse("recurrent_state", shown=2)
+    figures = {figure.key: figure for figure in ANALYSIS.draw(worded_view(written), ANALYSIS.options())}
+    assert set(figures) == {
+        "saturation-test", "time-constants-test", "memory_time_constant-0.5-test",
+        *(f"{kind}-recurrent.{layer}" for kind in ("trace-map", "trace-lines", "spectrum", "likeness") for layer in ("l0", "l1")),
+    }  # fmt: skip
+    assert [figure.key for figure in figures.values() if figure.headline] == ["saturation-test"]
+    for figure in figures.values():
+        texts = " ".join((figure.shows, figure.reading, figure.caution, figure.practitioner, figure.researcher))
+        assert not {"nan", "{", "}"} & set(texts.split())
+        assert any(letter.isdigit() for letter in figure.caution)
+        assert figure.table
+        assert figure.svg or [step for step, _ in figure.frames] == [0, 10, 30]
+    first = arrays_of(written, 30)["test/tokens/input"][0]
+    assert figures["trace-lines-recurrent.l1"].table["token"][:24] == [WORDS[code] for code in first]
+
+
+def test_words_of_samples_are_not_drawn_where_inputs_are_not_to_be_shown(written):
+    view = worded_view(written)
+    view.show_inputs = False
+    figures = list(trace_figures(StoredLayer(view, "test", "recurrent.l0")))
+    assert [figure.table["token"][:3] for figure in figures] == [["0", "1", "2"]] * 2
 
 
 def test_a_still_layer_and_a_broken_one_are_told_apart(little_audit):
@@ -189,8 +229,6 @@ def test_a_still_layer_and_a_broken_one_are_told_apart(little_audit):
 def test_a_network_without_recurrence_is_told_so(little_audit):
     audit = little_audit("stratascope.tasks.models:mlp", {"inputs": 12, "widths": [4], "outputs": 3})
     audit.probe("test", "test", inputs=np.zeros((4, 12), np.float32), targets=np.arange(4) % 3)
-    from stratascope.tasks.models import mlp
-
     audit.checkpoint(0, mlp(inputs=12, widths=[4], outputs=3))
     rows = audit.analyse("recurrent_state")
     assert set(rows["status"]) == {"does_not_apply"}

@@ -5,7 +5,7 @@ import pytest
 
 from stratascope.errors import DoesNotApply
 from stratascope.storage.probes import Probe
-from stratascope.tasks.sequence.sequence_samples import SequenceOptions, sequence_samples
+from stratascope.tasks.sequence.sequence_samples import SequenceOptions, sequence_blocks, sequence_samples
 
 
 def pair_probe(order: np.ndarray) -> Probe:
@@ -40,3 +40,16 @@ def test_what_is_no_sequence_is_named():
     probe = Probe("flat", "test", np.zeros(3, np.float32), None, np.arange(3), (), "digest")
     with pytest.raises(DoesNotApply, match="'flat'"):
         sequence_samples(probe, SequenceOptions())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 9])
+def test_blocks_hold_the_same_samples_those_that_are_shown_first(size):
+    probe, options = pair_probe(np.arange(5)), SequenceOptions(shown=2)
+    whole, blocks = sequence_samples(probe, options), list(sequence_blocks(probe, options, size))
+    assert blocks[0].shown == 2
+    assert not any(block.shown for block in blocks[1:])
+    names = np.concatenate([block.given.sample_id for block in blocks])
+    np.testing.assert_array_equal(names[:2], whole.given.sample_id[:2])
+    np.testing.assert_array_equal(np.sort(names), np.sort(whole.given.sample_id))
+    real = np.concatenate([block.real("source") for block in blocks])
+    np.testing.assert_array_equal(real[np.argsort(names)], whole.real("source")[np.argsort(whole.given.sample_id)])

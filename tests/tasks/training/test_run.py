@@ -156,6 +156,12 @@ def test_a_checkpoint_tells_its_step_and_what_it_is_of(trained):
     assert facts["config_digest"] == json.loads((run.directory / "run.json").read_text())["config_digest"]
 
 
+def test_a_run_tells_how_long_it_took_by_the_clock_and_of_the_processor(trained):
+    facts = json.loads((trained().directory / "run.json").read_text())
+    assert facts["seconds"] > 0
+    assert facts["processor_seconds"] > 0
+
+
 def test_a_checkpoint_has_the_same_bytes_whatever_the_order_of_a_hash_map():
     tensors = {"b": torch.arange(6.0).reshape(2, 3).T, "a": torch.tensor(3)}
     metadata = {f"key {number}": "ü" * number for number in range(9)}
