@@ -73,7 +73,7 @@ def test_the_run_with_the_longer_memory_has_more_gradient_left(cohort):
     view = View(audit.store, "", "memory_comparison", "cohort", (), rows)
     figures = {figure.key.split("-")[0]: figure for figure in named("memory_comparison").draw(view, MemoryComparisonOptions())}  # fmt: skip
     assert set(figures) == {"gradient", "answers", "maps"}
-    assert "long (LSTM) has" in figures["gradient"].caution
+    assert "in long (LSTM) and" in figures["gradient"].caution
     assert "0 of 2 end at 0.9 or above." in figures["answers"].caution
 
 
