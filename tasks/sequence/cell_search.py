@@ -23,7 +23,7 @@ from stratascope.tasks.sequence.found_cells import QUANTILES
 from stratascope.tasks.sequence.given_features import FeatureTable
 from stratascope.tasks.sequence.sequence_network import SequenceNetwork
 from stratascope.tasks.sequence.sequence_samples import SequenceSamples
-from stratascope.tasks.sequence.state_batches import UnitStates, input_of, state_batches
+from stratascope.tasks.sequence.state_batches import UnitStates, input_of, lengthened, state_batches
 
 Place = tuple[str, str]
 GROUPS = 8
@@ -96,7 +96,8 @@ def scan(
     rows = np.arange(len(samples))
     for places, states in state_batches(network, samples, rows, size, tokens):
         centred: dict[str, Tensor] = {}
-        for found in states:
+        for given in states:
+            found = given
             if found.place not in inputs:
                 inputs[found.place] = input_of(samples, places, found, tokens)
             name = inputs[found.place]
@@ -107,7 +108,8 @@ def scan(
                 centred[name] = torch.from_numpy(
                     tables[name].values(places) - tables[name].centre.astype(np.float32)
                 )
-            values = centred[name][:, : found.values.shape[1]]
+            values = centred[name][:, :tokens]
+            found = lengthened(found, values.shape[1])
             if (name, found.place) not in sums:
                 shape = found.values.shape[2], values.shape[2], found.values.shape[1]
                 sums[name, found.place] = [
@@ -150,12 +152,13 @@ def tested(
     if not chosen or not len(rows):
         raise DoesNotApply("no unit varies together with any feature, or there is one sample only.")
     states = []
+    real = samples.real(name)[rows, :tokens]
+    length = real.shape[1]
     for _, found in state_batches(network, samples, rows, size, tokens):
-        by_place: dict[Place, UnitStates] = {item.place: item for item in found}
+        by_place: dict[Place, UnitStates] = {item.place: lengthened(item, length) for item in found}
         states.append(torch.stack([by_place[one.place].values[:, :, unit] for _, one, unit in chosen], -1))
     held = torch.cat(states).numpy()
-    features = table.values(rows)[:, : held.shape[1], [feature for feature, _, _ in chosen]]
-    real = samples.real(name)[rows, : held.shape[1]]
+    features = table.values(rows)[:, :length, [feature for feature, _, _ in chosen]]
     return chosen, Tested(rows, np.where(real[..., None], held, 0), features, real)
 
 

@@ -40,7 +40,7 @@ def text_lines(
 ) -> list[list[tuple[int, int, int]]]:
     """Lines of (token, column, width): a line ends behind the last of several line feeds (with
     `breaks`), and before it would grow beyond `columns`."""
-    gap = 0 if all(len(word) <= 1 for word in words) else 1
+    gap = 0 if 2 * sum(len(word) <= 1 for word in words) > len(words) else 1
     lines: list[list[tuple[int, int, int]]] = [[]]
     column = 0
     for number, word in enumerate(words):

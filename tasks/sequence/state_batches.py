@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,16 +61,29 @@ def _states(trace: RecurrentTrace, most_tokens: int) -> list[UnitStates]:
 
 
 def input_of(samples: SequenceSamples, places: np.ndarray, states: UnitStates, most_tokens: int) -> str | None:
-    """The name of the input that the layer read: the first one with as many tokens, of which the layer's are real.
+    """The name of the input that the layer read, as one batch of its states tells.
 
-    None where there is none, as behind a pooling layer.
+    Of the inputs with as many tokens, or of which packing cut off nothing but padding: rather one whose real tokens are the
+    layer's steps, then one whose codes have words of their own, then the first. None where there is none, as behind a pooling
+    layer.
     """
     real = states.real.numpy()
-    fitting = [name for name in samples.inputs if samples.real(name)[:, :most_tokens].shape[1] == real.shape[1]]
-    exact = [name for name in fitting if (samples.real(name)[places][:, :most_tokens] == real).all()]
-    return next(iter([*exact, *fitting]), None)
+    steps = real.shape[1]
+    fitting = []
+    for order, name in enumerate(samples.inputs):
+        given = samples.real(name)[places][:, :most_tokens]
+        if given.shape[1] < steps:
+            continue
+        exact = bool((given[:, :steps] == real).all()) and not given[:, steps:].any()
+        if exact or given.shape[1] == steps:
+            fitting.append((not exact, name not in samples.probe.names, order, name))
+    return min(fitting)[3] if fitting else None
 
 
-def words_at(samples: SequenceSamples, places: Sequence[int], name: str, most_tokens: int) -> list[list[str]]:
-    """The words of the samples at `places`, as far as their states are looked at."""
-    return [samples.words(place, name)[:most_tokens] for place in places]
+def lengthened(states: UnitStates, tokens: int) -> UnitStates:
+    """The same with padding up to `tokens` steps: a packed batch is as long as its longest sample."""
+    missing = tokens - states.values.shape[1]
+    if missing <= 0:
+        return states
+    values = torch.nn.functional.pad(states.values, (0, 0, 0, missing))
+    return UnitStates(states.layer, states.kind, values, torch.nn.functional.pad(states.real, (0, missing)))

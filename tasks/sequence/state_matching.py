@@ -41,7 +41,7 @@ def selected_units(on: np.ndarray, start: int, stop: int, before: int, after: in
     """bool (unit,): on at every token from `start` to `stop` (not included), off at one or more of the `before` tokens just
     before and of the `after` tokens just behind. 0 asks for nothing there, nor is anything asked beyond the ends of `on`
     (time, unit)."""
-    chosen: np.ndarray = on[start:stop].all(0)
+    chosen = np.asarray(on[start:stop].all(0))
     for edge in (on[max(start - before, 0) : start], on[stop : stop + after]):
         if len(edge):
             chosen = np.logical_and(chosen, ~edge.all(0))

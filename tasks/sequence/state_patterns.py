@@ -138,6 +138,24 @@ def compute(context: CheckpointContext, options: StatePatternsOptions) -> Findin
     return findings
 
 
+def foretold(network: Any, probe: Probe, options: StatePatternsOptions) -> str:
+    """How much the states take that `keep_states` files at each checkpoint. Raises DoesNotApply without a recurrent layer."""
+    from stratascope.tasks.sequence.sequence_network import SequenceNetwork
+    from stratascope.tasks.sequence.state_batches import state_batches
+
+    own = SequenceNetwork(
+        network.network, network.model, network.folder, network.fixed_batch_size, network.hookable
+    )
+    samples = sequence_samples(probe, options)
+    with own.untouched():
+        _, states = next(state_batches(own, samples, np.arange(1), 1, options.tokens))
+    wanted = _layers([found.place for found in states], options)
+    if not options.keep_states:
+        return "a dozen texts for each range, no states (`keep_states` is off)"
+    size = sum(2 * found.values[0].numel() for found in states if found.place in wanted) * len(samples)
+    return f"states of {len(samples)} samples, {size / 1e6:.3g} MB at each checkpoint before compression (`keep_states`)"
+
+
 def _probe(network: Any, probe: Probe, options: StatePatternsOptions, findings: Findings) -> None:
     from stratascope.tasks.sequence.state_batches import input_of, state_batches
 
@@ -174,8 +192,9 @@ def _matched(
     options: StatePatternsOptions, findings: Findings,
 ) -> dict[tuple[Place, int], Matched]:  # fmt: skip
     """The selected units, then all matches of all samples, batch by batch: only the best are held."""
-    from stratascope.tasks.sequence.state_batches import state_batches
+    from stratascope.tasks.sequence.state_batches import lengthened, state_batches
 
+    real = samples.real(name)[:, : options.tokens]
     found: dict[tuple[Place, int], Matched] = {}
     own = np.array(sorted({one.sample for one in chosen}))
     for batch, states in state_batches(network, samples, own, options.batch_size, options.tokens):
@@ -186,14 +205,14 @@ def _matched(
                     for row in np.flatnonzero(batch == one.sample):
                         units = selected_units(on[row], one.start, one.stop, options.off_before, options.off_after)
                         found[layer.place, number] = Matched(units, layer.values.shape[2])
-    real = samples.real(name)[:, : options.tokens]
     kept: dict[Place, list[np.ndarray]] = {place: [] for place in places}
     for batch, states in state_batches(
         network, samples, np.arange(len(samples)), options.batch_size, options.tokens
     ):
-        for layer in states:
-            if layer.place not in places:
+        for given in states:
+            if given.place not in places:
                 continue
+            layer = lengthened(given, real.shape[1])
             on = switched_on(layer.values.numpy(), options.threshold, options.both_signs)
             if options.keep_states:
                 kept[layer.place].append(
@@ -335,7 +354,7 @@ ANALYSIS = register(
     Analysis(
         name="state_patterns", version=1, scope="checkpoint", title="State patterns",
         question="Where else is the network in the same state as in this phrase?",
-        options=StatePatternsOptions, compute=compute, draw=draw, needs=frozenset({"network"}),
+        options=StatePatternsOptions, compute=compute, draw=draw, foretell=foretold, needs=frozenset({"network"}),
         metrics=(
             Metric("pattern_units", "count", "[0, ∞)", "How many units are beyond the threshold at every token of the selected range, and not throughout the few tokens before and behind it; with `both_signs` a unit counts for each of its signs.", "Strobelt et al. 2018, section 5", "order of the samples"),
             Metric("pattern_matches", "count", "[0, ∞)", "How many other stretches of at least `shortest` tokens have all of these units on.", "Strobelt et al. 2018, section 5", "order of the samples"),

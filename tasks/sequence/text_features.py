@@ -17,6 +17,7 @@ from stratascope.errors import ConfigurationError
 
 _NAN = float("nan")
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_MARK = "\ufffc"
 _OPENING, _CLOSING = "([{", ")]}"
 _SPEAKER = re.compile(r"(?:^|(?<=\n))[ \t]*((?:[A-Z][\w'’.-]*)(?: (?:[A-Z][\w'’.-]*|of|the|and)){0,4}:)(?=\n|$)")
 
@@ -30,7 +31,9 @@ class TokenText:
 
     @classmethod
     def of(cls, words: Sequence[str]) -> TokenText:
-        """Characters stand side by side; tokens of several characters are parted by spaces."""
+        """Characters stand side by side; tokens of several characters are parted by spaces. A mark such as `<eos>` counts as one
+        character that is no letter."""
+        words = [_MARK if len(word) > 1 and word[0] == "<" and word[-1] == ">" else word for word in words]
         between = "" if all(len(word) <= 1 for word in words) else " "
         lengths = np.array([len(word) for word in words], np.int64)
         ends = np.cumsum(lengths) + len(between) * np.arange(len(words)) - 1

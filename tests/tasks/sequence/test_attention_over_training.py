@@ -111,7 +111,9 @@ def test_the_archive_opens_as_a_tree(repeating_audit, rows):
     import xarray
 
     archive = repeating_audit.store.path / "archive.zarr"
-    tree = xarray.open_datatree(archive, engine="zarr", consolidated=False, group="series/run/attention_over_training")
+    tree = xarray.open_datatree(
+        archive, engine="zarr", consolidated=False, group="series/run/attention_over_training"
+    )
     assert tree["test/head_distance"].shape == (4, 4)
     assert tree["test/blocks.0.attention/head_weights"].dims == ("step", "top_head", "query", "key")
     tree.close()

@@ -2,9 +2,17 @@
 
 import numpy as np
 import pytest
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence
 
+from stratascope.storage.model_spec import ModelSpec
+from stratascope.storage.probes import Probe
 from stratascope.tasks.models import mlp
+from stratascope.tasks.sequence.cell_search import scan
+from stratascope.tasks.sequence.given_features import feature_table
 from stratascope.tasks.sequence.interpretable_cells_over_training import formed_at
+from stratascope.tasks.sequence.sequence_network import SequenceNetwork
+from stratascope.tasks.sequence.sequence_samples import SequenceOptions, sequence_samples
 from tests.tasks.sequence.planted_cells import ARGUMENTS, PLANTED, bracket_audit
 
 FACTORY = "stratascope.tasks.models:character_model"
@@ -87,6 +95,53 @@ def test_a_network_without_recurrent_layers_is_told_so(little_audit, name):
     rows = audit.analyse(name)
     assert set(rows.status) == {"does_not_apply"}
     assert rows.reason.str.contains("no recurrent layer").all()
+
+
+class TwoReaders(torch.nn.Module):
+    """Reads `source` packed, to its own length, and `target` as it is; both are equally long with their padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(9, 5)
+        self.encoder = torch.nn.GRU(5, 4, batch_first=True)
+        self.decoder = torch.nn.GRU(5, 4, batch_first=True)
+
+    def forward(self, inputs):
+        lengths = (inputs["source"] != 0).sum(1)
+        packed = pack_padded_sequence(
+            self.embedding(inputs["source"]), lengths, batch_first=True, enforce_sorted=False
+        )
+        self.encoder(packed)
+        return self.decoder(self.embedding(inputs["target"]))[0]
+
+
+def two_probe(count=12):
+    generator = np.random.default_rng(0)
+    source = np.where(
+        np.arange(8) < generator.integers(2, 6, count)[:, None], generator.integers(1, 9, (count, 8)), 0
+    )
+    inputs = {
+        "alignment": np.zeros((count, 8), np.int64),
+        "source": source,
+        "target": generator.integers(1, 9, (count, 8)),
+    }
+    names = {"source": tuple("_abcdefgh"), "target": tuple("_ABCDEFGH")}
+    masks = {"source": source != 0}
+    return Probe("test", "test", inputs, None, np.arange(count), (), "digest", "text", None, masks, names)
+
+
+@pytest.mark.parametrize("size", [3, 12])
+def test_each_layer_is_held_against_the_input_that_it_reads(size):
+    torch.manual_seed(0)
+    network = SequenceNetwork(TwoReaders().eval(), ModelSpec(factory="none:none"))
+    samples = sequence_samples(two_probe(), SequenceOptions())
+    tables = {name: feature_table(samples, ("vowel",), {}, None, name) for name in ("source", "target")}
+    found = scan(network, samples, tables, size, 128)
+    assert {name: [one.place[0] for one in scans] for name, scans in found.items()} == {
+        "source": ["encoder.l0"], "target": ["decoder.l0"],
+    }  # fmt: skip
+    whole = scan(network, samples, tables, 5, 128)
+    np.testing.assert_allclose(found["source"][0].z, whole["source"][0].z, atol=1e-4)
 
 
 def test_a_function_of_the_user_and_the_targets_are_features(planted):

@@ -9,9 +9,12 @@ import pytest
 
 from stratascope import export_lstmvis
 from stratascope.errors import ConfigurationError, StoreError
+from stratascope.storage.model_spec import ModelSpec
 from stratascope.tasks.sequence.lstmvis_export import dictionary_words
 from stratascope.tasks.sequence.state_matching import matches, selected_units, switched_on
-from tests.tasks.sequence.planted_cells import ARGUMENTS, LENGTH, PLANTED, WINDOWS, bracket_audit
+from stratascope.tasks.sequence.state_patterns import StatePatternsOptions, foretold
+from stratascope.tasks.vision.image_network import ImageNetwork
+from tests.tasks.sequence.planted_cells import ARGUMENTS, LENGTH, PLANTED, WINDOWS, bracket_audit, counting_network
 
 FACTORY = "stratascope.tasks.models:character_model"
 
@@ -103,6 +106,14 @@ def test_the_export_is_what_lstmvis_reads(patterns, tmp_path):
     np.testing.assert_allclose(states["state"][:, PLANTED], np.where(inside, np.tanh(1), 0), atol=1e-3)
     with open(tmp_path / "out" / "samples.csv", newline="") as stream:
         assert [int(row["first_step"]) for row in csv.DictReader(stream)][:3] == [0, LENGTH, 2 * LENGTH]
+
+
+def test_the_size_of_the_states_is_told_beforehand(patterns):
+    network = ImageNetwork(counting_network().eval(), ModelSpec(factory="none:none"))
+    probe = patterns[0].subject.probes_of(patterns[0].store)["test"]
+    said = foretold(network, probe, StatePatternsOptions(keep_states=True))
+    assert f"{2 * WINDOWS * LENGTH * ARGUMENTS['width'] / 1e6:.3g} MB" in said
+    assert "no states" in foretold(network, probe, StatePatternsOptions())
 
 
 def test_an_export_of_what_is_not_there_says_what_to_do(patterns, tmp_path):

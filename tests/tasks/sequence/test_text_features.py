@@ -42,6 +42,12 @@ def test_words_that_are_tokens_have_the_value_of_their_last_character():
     np.testing.assert_array_equal(found["place_in_word"], [[0, 2, 4, 0, np.nan]])
 
 
+def test_a_mark_among_characters_parts_no_word():
+    words = ["<bos>", "a", "b", " ", "c", "<eos>"]
+    found = text_features([words], np.ones((1, 6), bool), FEATURES)
+    np.testing.assert_array_equal(found["place_in_word"], [[0, 1, 2, 0, 1, 0]])
+
+
 def test_padding_is_no_text():
     words, real = [list("((a"), list("a(x")], np.array([[1, 1, 1], [1, 1, 0]], bool)
     found = text_features(words, real, FEATURES)["bracket_depth"]
