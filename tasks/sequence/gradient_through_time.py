@@ -134,17 +134,22 @@ def _arrays(probe: str, found: StateGradients) -> dict[str, NamedArray]:
         "backwards": found.backwards, "cell": found.cell, "samples": found.profile.samples,
     }  # fmt: skip
     profile = np.stack([found.profile.mean, *found.profile.band()]).astype(np.float32)
+    # One width for all three, so that the store opens as one tree.
+    width = profile.shape[1]
     arrays = {
         f"{place}/profile": NamedArray(("band", "lag"), profile, about | {"band": ["mean", "low", "high"]}),
-        f"{place}/table": NamedArray(("loss_step", "lag"), found.table().astype(np.float32), about),
+        f"{place}/table": NamedArray(("loss_step", "lag"), _widened(found.table(), width), about),
     }
     if found.shown:
-        width = max(item.shape[1] for item in found.shown)
-        padded = [
-            np.pad(item, ((0, 0), (0, width - item.shape[1])), constant_values=np.nan) for item in found.shown
-        ]
-        arrays[f"{place}/shown"] = NamedArray((SHOWN, "loss_step", "lag"), np.stack(padded), about)
+        shown = np.stack([_widened(item, width) for item in found.shown])
+        arrays[f"{place}/shown"] = NamedArray((SHOWN, "loss_step", "lag"), shown, about)
     return arrays
+
+
+def _widened(values: np.ndarray, width: int) -> np.ndarray:
+    """float32 (loss step, lag) with NaN at the lags up to `width` that are missing."""
+    missing = width - values.shape[1]
+    return np.pad(values.astype(np.float32), ((0, 0), (0, missing)), constant_values=np.nan)
 
 
 def _jacobians(

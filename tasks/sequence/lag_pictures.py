@@ -71,10 +71,20 @@ def lag_curves(
         _mark(axes, *level)
     if logarithmic:
         axes.set_yscale("log")
+        few_powers(axes)
     if ratios:
         _by_ratios(axes, sorted({lag for curve in curves.values() for lag in curve.lags}))
     _name(axes, lag_label + (" (logarithmic)" if ratios else ""), label + (", logarithmic" if logarithmic else ""), columns)  # fmt: skip
     return to_svg(figure)
+
+
+def few_powers(axes: Any) -> None:
+    """Ticks of a logarithmic axis at powers of ten, and at 2 and 5 between them where there are hardly two powers."""
+    from matplotlib.ticker import LogLocator
+
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if np.log10(high / low) < 1.6 else (1.0,)))
+    axes.yaxis.set_minor_locator(LogLocator(subs=()))
 
 
 def _mark(axes: Any, height: float, name: str) -> None:

@@ -160,9 +160,11 @@ def _arrays(probe: str, found: RunMemory) -> dict[str, NamedArray]:
         "measure": found.measure,
     }  # fmt: skip
     place = f"{probe}/{encode_path_part(found.run)}"
+    missing = found.profiles.shape[1] - found.band.shape[1]
+    newest = np.pad(found.band, ((0, 0), (0, missing)), constant_values=np.nan).astype(np.float32)
     return {
         f"{place}/gradient": NamedArray(("step", "lag"), found.profiles.astype(np.float32), about),
-        f"{place}/newest": NamedArray(("band", "lag"), found.band.astype(np.float32), about | {"band": ["mean", "low", "high"]}),
+        f"{place}/newest": NamedArray(("band", "lag"), newest, about | {"band": ["mean", "low", "high"]}),
         f"{place}/quality": NamedArray(("step",), found.quality.astype(np.float32), about),
     }  # fmt: skip
 

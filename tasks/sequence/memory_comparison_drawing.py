@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _RUNS, _MAPS, _COLUMNS = 8, 6, 24
 _FLOOR = -6.0
+_WORST = -1.0
+"""A coefficient of determination below this says no more than that the answers are far off."""
 _CELLS = {"lstm": "LSTM", "gru": "GRU", "rnn_tanh": "plain, tanh", "rnn_relu": "plain, ReLU"}
 
 
@@ -115,11 +117,14 @@ def _answers(probe: str, runs: Sequence[_Run], options: Any) -> Iterator[Figure]
     if not known or len(measures) > 1:
         return
     measure = measures.pop()
-    series = {run.title: (list(run.about["step"]), run.quality.astype(float).tolist()) for run in known}
+    series = {
+        run.title: (list(run.about["step"]), np.maximum(run.quality.astype(float), _WORST).tolist())
+        for run in known
+    }
     ends = {run.title: float(run.quality[np.isfinite(run.quality)][-1]) for run in known}
     solved = [name for name, value in ends.items() if value >= options.solved_above]
     numbers = {
-        "measure": measure, "above": options.solved_above,
+        "measure": measure, "worse": "; what is below -1 is drawn as -1" if measure != "accuracy" else "", "above": options.solved_above,
         "ends": "; ".join(f"{name} {value:.2f}" for name, value in ends.items()),
         "solved": f"{len(solved)} of {len(known)} end at {options.solved_above:g} or above" + (f": {', '.join(solved)}." if solved else "."),
     }  # fmt: skip
@@ -146,6 +151,7 @@ def _maps(probe: str, runs: Sequence[_Run]) -> Figure:
     picture: Any = None
     table: dict[str, list[Any]] = {name: [] for name in ("run", "step", "lag", "share")}
     longest = max(run.gradient.shape[1] for run in runs)
+    brightest = max(1.0, *(float(np.nanmax(run.shares[np.isfinite(run.shares)])) for run in runs))
     for axes, run in zip(panels, runs, strict=False):
         places = even_choice(range(len(run.gradient)), _COLUMNS)
         shares = run.shares[places].T
@@ -153,7 +159,7 @@ def _maps(probe: str, runs: Sequence[_Run]) -> Figure:
             grid = np.where(np.isnan(shares), np.nan, np.maximum(np.log10(np.maximum(shares, 1e-30)), _FLOOR))
         quiet(axes)
         axes.grid(False)
-        picture = axes.imshow(np.ma.masked_invalid(grid), aspect="auto", cmap="cividis", vmin=_FLOOR, vmax=0.0, interpolation="none")  # fmt: skip
+        picture = axes.imshow(np.ma.masked_invalid(grid), aspect="auto", cmap="cividis", vmin=_FLOOR, vmax=float(np.log10(brightest)), interpolation="none")  # fmt: skip
         axes.set_ylim(longest - 0.5, -0.5)
         steps = [run.about["step"][place] for place in places]
         marks = even_choice(range(len(steps)), 3)
@@ -196,13 +202,13 @@ _WORDS: dict[str, dict[str, str]] = {
     "gradient": {
         "shows": "Gradient of the loss by the last recurrent layer's state so many steps before it, as a share of that at lag 0, at the newest checkpoint of each of {count} runs; pale bands are 95 % intervals over samples. The state is that which carries the memory ({states}).",
         "reading": "What falls along a straight line is forgotten by the same factor at every step, and no training can reach behind it. A gated network keeps its line flat where a gate has learned to stay open: that is how it can keep what a plain one forgets.",
-        "caution": "{lag} steps back, {best} has {most} of its gradient left and {worst} {least}: {ratio}. Each network was trained on its own; a plain one that never left the start shows the start's gradient.",
+        "caution": "{lag} steps back the gradient is {most} of that at lag 0 in {best} and {least} in {worst}: {ratio}. Each network was trained on its own; a plain one that never left the start shows the start's gradient.",
         "audience": "For everybody who must choose between a plain network, a GRU and an LSTM.",
         "practitioner": "Take the line of the network that you can afford and look at the lag that your task needs: below a thousandth or so, it will hardly be learned.",
         "researcher": "Shares take out the scale of loss and state, not the direction: a flat line may carry one number or many. One run of each kind is one draw of the seed.",
     },
     "answers": {
-        "shows": "Each run's {measure} over its training steps, on the same probe.",
+        "shows": "Each run's {measure} over its training steps, on the same probe{worse}.",
         "reading": "A jump from chance to nearly all right is the moment at which a network found the distant cue. Runs that stay flat have not found it, and the gradients beside tell whether they could have.",
         "caution": "At the end: {ends}. {solved} Steps of different runs are compared as they are, whatever a step costs.",
         "audience": "For those who want the outcome before the mechanism.",

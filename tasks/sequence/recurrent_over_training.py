@@ -63,7 +63,7 @@ def compute(context: SeriesContext, options: RecurrentOverTrainingOptions) -> Fi
             _gather(checkpoint, probe, options, layers)
         for name, layer in layers.items():
             findings.rows += list(_rows(probe, name, layer, options))
-            findings.arrays |= _arrays(probe, name, layer)
+            findings.arrays |= _arrays(probe, name, layer, len(steps))
         if not layers:
             reason = "`recurrent_state` filed nothing for this probe; it says why"
             findings.rows += [
@@ -146,7 +146,8 @@ def _drawn(units: int, options: RecurrentOverTrainingOptions) -> list[np.ndarray
     return [np.repeat(np.arange(units), row) for row in counts]
 
 
-def _arrays(probe: str, layer: str, found: _Layer) -> dict[str, NamedArray]:
+def _arrays(probe: str, layer: str, found: _Layer, checkpoints: int) -> dict[str, NamedArray]:
+    """What is not filed at all checkpoints has a dimension of steps of its own."""
     dims: dict[str, tuple[str, ...]] = {
         "time_constant": ("unit",), "saturation": ("gate", "side"), "radius": ("block",), "still": (),
     }  # fmt: skip
@@ -159,8 +160,9 @@ def _arrays(probe: str, layer: str, found: _Layer) -> dict[str, NamedArray]:
                 lengths = [length_holding(item, 0.5) for _, item in line]
                 about["half_length"] = [length if np.isfinite(length) else None for length in lengths]
             place = f"{probe}/{encode_path_part(layer)}/{name}"
-            inner = dims.get(name, ("lag",))
-            arrays[place] = NamedArray(("step", *inner), values.astype(np.float32), about)
+            inner = dims.get(name, (f"{name}_lag",))
+            step = "step" if len(line) == checkpoints else f"{name}_step"
+            arrays[place] = NamedArray((step, *inner), values.astype(np.float32), about)
     return arrays
 
 

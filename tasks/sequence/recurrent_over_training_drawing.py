@@ -12,6 +12,7 @@ from stratascope.storage.archive import join_path
 from stratascope.tasks.analysis import Figure
 from stratascope.tasks.report.text import plain_step, shortened
 from stratascope.tasks.representation.pictures import even_choice, figure_key, leading_probe, worded
+from stratascope.tasks.sequence.lag_pictures import few_powers
 from stratascope.tasks.sequence.recurrent_over_training_words import WORDS as _WORDS
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _constants(view: View, probe: str, found: list[_Line], options: Any, leads: 
         axes.fill_between(line.steps, bands[1], bands[3], color=colour, alpha=0.34, linewidth=0)
         axes.plot(line.steps, bands[2], color=colour, marker="o" if len(line.steps) <= 30 else "", markersize=3, linewidth=1.8)  # fmt: skip
         axes.set_yscale("log")
-        _readable(axes)
+        few_powers(axes)
         axes.set_title(shortened(line.layer, 40), loc="left", fontsize=10.5, color=INK)
         axes.set_ylabel("time constant (steps)")
         for number, share in enumerate(_BANDS):
@@ -113,14 +114,6 @@ def _constants(view: View, probe: str, found: list[_Line], options: Any, leads: 
         _WORDS["constants"], numbers, key=figure_key("constants", probe), title=f"Time constants over training, probe {probe}",
         svg=to_svg(canvas), run=view.run, probe=probe, headline=leads, table=table,
     )  # fmt: skip
-
-
-def _readable(axes: Any) -> None:
-    from matplotlib.ticker import LogLocator
-
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if np.log10(high / low) < 1.6 else (1.0,)))
-    axes.yaxis.set_minor_locator(LogLocator(subs=()))
 
 
 def _widening(view: View, probe: str) -> str:
@@ -232,7 +225,7 @@ def _saturation(view: View, probe: str, line: _Line, still: _Line | None) -> Ite
     step_axis(axes, line.steps)
     axes.set_ylabel("share of steps")
     _name_above(axes)
-    gate, side = np.unravel_index(int(np.nanargmax(line.values[-1])), line.values[-1].shape)
+    gate, side = divmod(int(np.nanargmax(line.values[-1])), line.values.shape[2])
     numbers = {
         "layer": line.layer, "left": line.about["ends"][0], "right": line.about["ends"][1], "step": plain_step(line.steps[-1]),
         "start": plain_step(line.steps[0]), "gate": gates[gate], "share": float(line.values[-1, gate, side]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import xarray
 from torch import nn
 
 from stratascope.tasks.models import mlp
@@ -163,6 +164,7 @@ def test_the_analysis_files_rows_and_arrays_and_draws(audit):
     assert arrays["test/recurrent.l0/cell/table"].shape == (3, 8)
     jacobian = arrays["test/recurrent.l0/jacobian"]
     np.testing.assert_allclose(jacobian[:, :, 0], 1, rtol=1e-6)
+    xarray.open_datatree(audit.store.path / "archive.zarr", engine="zarr", consolidated=False)
     figures = {figure.key.split("-")[0]: figure for figure in audit.draw("gradient_through_time")}
     assert set(figures) == {"decay", "table", "sample", "jacobian"}
     assert figures["decay"].headline

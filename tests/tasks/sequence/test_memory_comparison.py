@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import xarray
 from safetensors.torch import save_file
 
 from stratascope.errors import DoesNotApply
@@ -68,10 +69,11 @@ def test_the_run_with_the_longer_memory_has_more_gradient_left(cohort):
     solved = rows[rows["metric"] == "solved_step"]
     assert set(solved["status"]) == {"does_not_apply"}
     assert solved["reason"].str.contains("accuracy ends at 0").all()
+    xarray.open_datatree(audit.store.path / "archive.zarr", engine="zarr", consolidated=False)
     view = View(audit.store, "", "memory_comparison", "cohort", (), rows)
     figures = {figure.key.split("-")[0]: figure for figure in named("memory_comparison").draw(view, MemoryComparisonOptions())}  # fmt: skip
     assert set(figures) == {"gradient", "answers", "maps"}
-    assert "long (LSTM) has" in figures["gradient"].caution
+    assert "in long (LSTM) and" in figures["gradient"].caution
     assert "0 of 2 end at 0.9 or above." in figures["answers"].caution
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import xarray
 from torch import nn
 
 from stratascope.errors import DoesNotApply
@@ -215,6 +216,7 @@ def test_the_analysis_files_rows_and_arrays_and_draws(lasting_audit):
     assert whole.groupby("step")["value"].nunique().eq(1).all()
     arrays = audit.view("memory_experiments").arrays(5)
     assert arrays["test/context/other"].shape == (3, 5)
+    xarray.open_datatree(audit.store.path / "archive.zarr", engine="zarr", consolidated=False)
     figures = {figure.key.split("-")[0]: figure for figure in audit.draw("memory_experiments")}
     assert set(figures) == {"context", "impulse", "answer", "erasure", "course"}
     assert figures["context"].headline

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import xarray
 
 from stratascope.tasks.sequence.recurrent_over_training import spread
 from tests.tasks.sequence.remembering import CHARACTERS, holding, text_audit
@@ -54,6 +55,7 @@ def test_all_that_was_filed_by_checkpoint_is_laid_out_by_step(audit):
     assert arrays["saturation"].shape == (3, 4, 2)
     assert arrays["radius"].shape == (3, 4)
     assert arrays["still"].tolist() == [0, 0, 0]
+    xarray.open_datatree(audit.store.path / "archive.zarr", engine="zarr", consolidated=False)
     gradient = arrays["gradient_cell"]
     # Memory that grows is a gradient that reaches further back.
     assert (np.diff(gradient[:, -1] / gradient[:, 0]) > 0).all()
