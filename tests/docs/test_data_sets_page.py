@@ -22,21 +22,12 @@ def test_a_data_set_stands_there_as_it_is(name):
     *_, told = row.strip("| ").split("|")
     is_made_up = set(source.options.model_fields) >= SHARED
     for option, field in source.options.model_fields.items():
-<<<<<<< HEAD
-        if set(source.options.model_fields) >= SHARED and option in SHARED:
-=======
         if is_made_up and option in SHARED:
->>>>>>> 3b5fc09edbdf1b455a264258d5820979c9ee933d
             assert f"`{option}` ({field.default})" in PAGE
         elif field.is_required():
             assert f"`{option}`" in told
         else:
             default = field.default if isinstance(field.default, str) else json.dumps(field.default)
             assert f"`{option}: {default}`" in told
-<<<<<<< HEAD
-    if source.splits and "split" not in row and not set(source.options.model_fields) >= SHARED:
-        assert ", ".join(source.splits) in row or name in ("text", "csv_series")
-=======
     if source.splits and "path" not in source.options.model_fields and not is_made_up:
         assert ", ".join(source.splits) in row
->>>>>>> 3b5fc09edbdf1b455a264258d5820979c9ee933d
