@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,7 +168,7 @@ def _lines(trace: _Trace) -> Figure:
 
 
 def _line_axes(
-    trace: _Trace, units: Sequence[int], labels: Mapping[int, str], kept: np.ndarray | None, gate: str | None
+    trace: _Trace, units: np.ndarray, labels: Mapping[int, str], kept: np.ndarray | None, gate: str | None
 ) -> Any:
     from matplotlib.figure import Figure as Drawing
 
@@ -232,7 +232,7 @@ def _shown(word: str) -> str:
     return word if len(word) <= 12 else f"{word[:11]}…"
 
 
-def _table(trace: _Trace, units: Sequence[int]) -> dict[str, list[Any]]:
+def _table(trace: _Trace, units: np.ndarray) -> dict[str, list[Any]]:
     """Every drawn value at the newest step."""
     time = trace.values.shape[1]
     words = trace.words or [str(number) for number in range(time)]
