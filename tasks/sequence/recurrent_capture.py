@@ -125,7 +125,7 @@ class StateRecorder:
 
         `count` keeps the first so many samples, where a network of a fixed batch size was given more to fill it up.
         """
-        found = []
+        found: list[RecurrentTrace] = []
         for name, sequences in self._sequences.items():
             for number, sequence in enumerate(sequences):
                 found += sequence.traces(name, f"#{number}" if number else "", count)
@@ -162,8 +162,7 @@ class StateRecorder:
         start = _pair(initial, 1 if single else None)
         sequence = self._sequence_of(name, _carries_on_layer(module, lengths), start, len(inputs))
         made = unroll(
-            module, inputs, lengths, start if start is None or len(start) > 1 else start[0], retain=self.retain,
-            edit=self.edit, prefix=f"{name}." if name else "", first_step=sequence.time,
+            module, inputs, lengths, _initial(start), retain=self.retain, edit=self.edit, prefix=f"{name}." if name else "", first_step=sequence.time,
         )  # fmt: skip
         last = tuple(item for item in (made.last_hidden, made.last_state) if item is not None)
         real_last = () if output is None else _pair(output[1], 1 if single else None) or ()
@@ -292,6 +291,11 @@ class _Sequence:
                 self.weights[place],
                 tuple(step for part in parts for step in part.steps),
             )
+
+
+def _initial(start: tuple[Tensor, ...] | None) -> Tensor | tuple[Tensor, Tensor] | None:
+    """As `unroll` takes it."""
+    return start if start is None else start[0] if len(start) == 1 else (start[0], start[1])
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -136,17 +136,15 @@ def _opened(
 ) -> dict[str, LayerStates]:  # fmt: skip
     """What is kept of each layer, empty, with the input that it reads."""
     found = {}
-    inputs: dict[str, str | None] = {}
     for trace in traces:
-        module = trace.layer.rpartition(".")[0] or trace.layer
-        if module not in inputs:
-            inputs[module] = _input_read(network, recorder, trace, part)
         weights = trace.weights
         sums = StateSums(
             trace.cell, tuple(_gates(trace)), weights.units, weights.outputs, limits.ends,
             correlated=weights.outputs <= limits.most_units,
         )  # fmt: skip
-        found[trace.layer] = LayerStates(trace.layer, weights, sums, input=inputs[module])
+        found[trace.layer] = LayerStates(
+            trace.layer, weights, sums, input=_input_read(network, recorder, trace, part)
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -214,10 +215,11 @@ def _constant_rows(
         )  # fmt: skip
     if len(pooled) <= _FEW_UNITS:
         for unit, value in enumerate(pooled):
-            ends = {"low": float(constants[0, unit]), "high": float(constants[-1, unit])} if by_gate else {}
+            low, high = constants[[0, -1], unit].tolist() if by_gate else (math.nan, math.nan)
             yield Row(
                 "memory_time_constant", float(value), part=f"unit={unit}", convention=convention,
-                estimator="all steps; low and high hold the middle 80 % of the samples" if by_gate else "one mode", **ends, **about,
+                estimator="all steps; low and high hold the middle 80 % of the samples" if by_gate else "one mode",
+                low=low, high=high, **about,
             )  # fmt: skip
 
 

@@ -220,6 +220,8 @@ def _spread(values: np.ndarray) -> float:
 def _constant_axes(
     found: Mapping[str, Mapping[int, np.ndarray]], steps: Sequence[int]
 ) -> tuple[Any, list[Any], Callable[[int], None]]:
+    from matplotlib.ticker import LogLocator
+
     from stratascope.tasks.report.style import COLOURS, INK, new_axes
 
     drawing, axes = new_axes(5.9, 3.6)
@@ -227,6 +229,8 @@ def _constant_axes(
     bounded = every[every < _ENDLESS] if (every < _ENDLESS).any() else np.array([1.0])
     low, high = float(bounded.min()) / 1.3, float(bounded.max()) * 1.6
     axes.set(xscale="log", xlim=(low, high), ylim=(0, 1.02), xlabel="memory time constant, steps (logarithmic)")
+    if high / low < 40:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.set_ylabel("share of units that hold longer")
     artists = []
     for number, (layer, by_step) in enumerate(found.items()):

@@ -60,7 +60,7 @@ WORDS: dict[str, dict[str, str]] = {
         "researcher": "Linear likeness on this probe only: on other text two units may part. Complete linkage, so that a chain of likenesses is no cluster; the cluster of each unit is stored.",
     },
     "trace_map": {
-        "shows": "The {held} of units {which}, while one sequence is read from left to right; the slider moves through training.",
+        "shows": "The {held} of units {which}, while one sequence is read {direction}; the slider moves through training.",
         "reading": "Look for rows that keep a colour over a stretch and change it at a certain token: a quote, a bracket, the end of a line. Rows that change with every token follow the input alone.",
         "caution": "One sample, {sample}, and {drawn} of its steps; {units} of {all} units are drawn. At step {step} unit {steady} of {layer} is the steadiest and changes its sign {flips}; {full} of all values are beyond ±0.9. A pattern that you see in one sequence is a guess until it is tested over many.",
         "audience": "For a first look at what units may stand for.",

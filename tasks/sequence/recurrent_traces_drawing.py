@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ _MOST_STEPS = 8
 _MOST_UNITS = 28
 _MOST_TOKENS = 56
 """So many tokens with a name fit side by side; time steps without one are drawn up to ten times as many."""
+_MOST_LETTERS = 84
+"""So many letters fit below the axis; words with more stand upright."""
 _LINES = 4
 _KEEPS = {"lstm": "forget", "gru": "update"}
 
@@ -166,7 +168,7 @@ def _lines(trace: _Trace) -> Figure:
 
 
 def _line_axes(
-    trace: _Trace, units: Sequence[int], labels: Mapping[int, str], kept: np.ndarray | None, gate: str | None
+    trace: _Trace, units: np.ndarray, labels: Mapping[int, str], kept: np.ndarray | None, gate: str | None
 ) -> Any:
     from matplotlib.figure import Figure as Drawing
 
@@ -203,6 +205,7 @@ def _numbers(trace: _Trace) -> dict[str, Any]:
     drawn = trace.values.shape[1]
     return {
         "layer": trace.layer.layer, "sample": trace.sample, "step": plain_step(trace.steps[-1]), "held": trace.held,
+        "direction": "from right to left" if "_reverse" in trace.layer.layer else "from left to right",
         "which": "that move most" if trace.constants is None else "with memories of every length",
         "drawn": f"all {drawn}" if drawn == trace.length else f"the first {drawn} of {trace.length}",
     }  # fmt: skip
@@ -217,9 +220,9 @@ def _name_time(axes: Any, trace: _Trace) -> None:
         axes.set_xlabel("time step")
         return
     words = [_shown(word) for word in trace.words]
-    long = max(map(len, words)) > 2
-    axes.set_xticks(range(len(words)), words, rotation=90 if long else 0)
-    axes.tick_params(axis="x", labelsize=8, length=0 if not long else 2)
+    upright = (max(map(len, words)) + 1) * len(words) > _MOST_LETTERS and max(map(len, words)) > 2
+    axes.set_xticks(range(len(words)), words, rotation=90 if upright else 0)
+    axes.tick_params(axis="x", labelsize=8 if len(words) > 40 else 9, length=2 if upright else 0)
     axes.set_xlabel("tokens, as they are read" + (" (␣ blank, ↵ end of line)" if {"␣", "↵"} & set(words) else ""))
 
 
@@ -229,7 +232,7 @@ def _shown(word: str) -> str:
     return word if len(word) <= 12 else f"{word[:11]}…"
 
 
-def _table(trace: _Trace, units: Sequence[int]) -> dict[str, list[Any]]:
+def _table(trace: _Trace, units: np.ndarray) -> dict[str, list[Any]]:
     """Every drawn value at the newest step."""
     time = trace.values.shape[1]
     words = trace.words or [str(number) for number in range(time)]

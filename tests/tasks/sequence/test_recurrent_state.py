@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from stratascope.storage.archive import join_path
+from stratascope.storage.model_spec import ModelSpec
 from stratascope.storage.names import step_directory
 from stratascope.tasks.models import attention_encoder_decoder, character_model, mlp, recurrent_classifier
 from stratascope.tasks.sequence.recurrent_state import ANALYSIS
@@ -224,6 +225,49 @@ def test_a_still_layer_and_a_broken_one_are_told_apart(little_audit):
     broken = rows[(rows["step"] == 1) & (rows["layer"] != "")]
     assert set(broken["status"]) == {"failed"}
     assert "not all finite" in broken["reason"].iloc[0]
+
+
+OWN_NETWORK = """
+import torch
+from torch import nn
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.projected = nn.LSTM(4, 6, proj_size=3)
+        self.cell = nn.GRUCell(3, 5)
+        self.fc = nn.Linear(5, 3)
+    def forward(self, inputs):
+        hidden, _ = self.projected(inputs.transpose(0, 1))
+        last = None
+        for step in hidden:
+            last = self.cell(step, last)
+        return self.fc(last)
+def build():
+    return Own()
+"""
+
+
+def test_a_network_of_ones_own_with_a_projection_and_a_cell(little_audit):
+    audit = little_audit()
+    name = f"{audit.module}_network"
+    (audit.folder / f"{name}.py").write_text(OWN_NETWORK)
+    audit.source = audit.source.model_copy(update={"model": ModelSpec(factory=f"{name}:build")})
+    series = np.random.default_rng(0).normal(size=(9, 7, 4)).astype(np.float32)
+    audit.probe("test", "test", inputs=series, targets=np.arange(9) % 3)
+    torch.manual_seed(0)
+    made: dict = {}
+    exec(OWN_NETWORK, made)
+    audit.checkpoint(0, made["build"]())
+    rows = audit.analyse("recurrent_state", most_units=5)
+    wide = rows[rows["status"] != "ok"]
+    assert set(wide["layer"]) == {"projected.l0"}
+    assert set(wide["metric"]) == {"recurrent_spectral_radius"}
+    arrays = arrays_of(audit, 0)
+    assert arrays["test/projected.l0/hidden"].shape == (4, 7, 3)
+    assert arrays["test/projected.l0/cell_state"].shape == (4, 7, 6)
+    assert arrays["test/cell/gates"].shape == (4, 7, 3, 5)
+    assert arrays["test/cell/eigenvalues"].shape == (3, 5, 2)
+    assert len(audit.draw("recurrent_state")) == 10
 
 
 def test_a_network_without_recurrence_is_told_so(little_audit):
