@@ -75,7 +75,7 @@ class HeadEffects:
 
 
 def compute(context: CheckpointContext, options: HeadImportanceOptions) -> Findings:
-    """Rows by layer and head; arrays `<probe>/<layer>/importance` (measure, head) and `<probe>/pruning/<order>` (order_draw,
+    """Rows by layer and head; arrays `<probe>/<layer>/importance` (measure, head) and `<probe>/pruning/<order>` (<order>_order,
     measure, removed)."""
     from stratascope.tasks.sequence.sequence_network import SequenceNetwork
 
@@ -227,7 +227,7 @@ def _prune(
         curves = np.array([[mean_scores(frozenset(order[:count])) for count in removed] for order in draws])
         about = {"measure": ["loss", "accuracy"], "removed": removed, "samples": len(rest.samples)}
         about |= {} if name == "random" else {"order": [f"{layer}:{number}" for layer, number in draws[0]]}
-        values = NamedArray(("order_draw", "measure", "removed_heads"), curves.transpose(0, 2, 1).astype(np.float32), about)  # fmt: skip
+        values = NamedArray((f"{name}_order", "measure", "removed_heads"), curves.transpose(0, 2, 1).astype(np.float32), about)  # fmt: skip
         findings.arrays[f"{probe}/pruning/{name}"] = values
         shares = [bearable_share(removed, curve.T, options.tolerance) for curve in curves]
         findings.rows.append(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import xarray
 
 from stratascope.storage.model_spec import ModelSpec
 from stratascope.storage.probes import Probe
@@ -125,6 +126,7 @@ def test_findings_of_an_audit(tmp_path, network):
     assert len(ablation) == 16
     assert abs(ablation[0, "blocks.0.attention", "head=0"]) < 1e-6
     assert (rows.loc[rows["metric"] == "prunable_head_share", "value"].between(0, 1)).all()
+    xarray.open_datatree(audit.store.path / "archive.zarr", engine="zarr", consolidated=False)
     figures = audit.draw("head_importance")
     assert [figure.key.split("-")[0] for figure in figures] == [
         "ablation",
