@@ -111,6 +111,7 @@ def test_the_archive_opens_as_a_tree(repeating_audit, rows):
     import xarray
 
     archive = repeating_audit.store.path / "archive.zarr"
+    xarray.open_datatree(archive, engine="zarr", consolidated=False).close()
     tree = xarray.open_datatree(
         archive, engine="zarr", consolidated=False, group="series/run/attention_over_training"
     )
