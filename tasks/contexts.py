@@ -267,6 +267,19 @@ class View:
         """Rows by metric: a long series has millions, and each picture is of few."""
         return {str(name): rows for name, rows in self.rows[self.rows["status"] == "ok"].groupby("metric")}
 
+    def newest_of(self, analysis: str) -> pd.DataFrame | None:
+        """The rows that the checkpoint analysis `analysis` filed at the last of these steps that it saw; None where at none."""
+        units = [
+            unit
+            for unit in self.store.units()
+            if unit.scope == "checkpoint"
+            and unit.analysis == analysis
+            and unit.run == self.run
+            and unit.step in self.steps
+        ]
+        last = max((unit.step for unit in units), default=None)
+        return None if last is None else self.store.rows([unit for unit in units if unit.step == last])
+
     def metric(self, name: str, **where: str) -> pd.DataFrame:
         """The rows of one metric that are sound, by step; `where` narrows by column."""
         chosen = self._sound_rows.get(name, self.rows[:0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,7 @@ class AttentionOptions(SequenceOptions):
 
 def compute(context: CheckpointContext, options: AttentionOptions) -> Findings:
     """Arrays below `<probe>/<layer>/`: `weights` float16 (shown_sample, head, query, key), `scores` float32 (score, head),
-    `lag_profile` (head, lag), `sink` (head, key), `mean_weights` (head, query, key); rows by layer and head.
+    `lag_profile` (head, lag), `sink` (head, leading_key), `mean_weights` (head, query, key); rows by layer and head.
     """
     import torch
 
@@ -85,7 +86,10 @@ def compute(context: CheckpointContext, options: AttentionOptions) -> Findings:
                     for metric in ANALYSIS.metrics
                 ]
                 continue
-            findings.arrays |= samples.shown_arrays()
+            kept = _kept(layers)
+            if kept:
+                # Their dimension must be as long as that of the weights beside them, which may not fit for all.
+                findings.arrays |= replace(samples, shown=kept).shown_arrays()
             for layer, statistics in layers.items():
                 place = f"{encode_path_part(name)}/{encode_path_part(layer)}"
                 findings.arrays |= {f"{place}/{key}": array for key, array in statistics.arrays()}
@@ -250,9 +254,14 @@ def _gap_row(probe: str, gap: float) -> Row:
 
 def _size_row(probe: str, layers: Mapping[str, LayerStatistics], samples: SequenceSamples) -> Row:
     size = sum(item.nbytes for layer in layers.values() for item in layer.weights)
-    kept = max((sum(map(len, layer.weights)) for layer in layers.values()), default=0)
+    kept = _kept(layers)
     said = f"the weights of {kept} of {samples.shown} shown samples, float16"
     return Row("attention_stored_size", size / _MEGABYTE, probe=probe, n=kept, convention=said)
+
+
+def _kept(layers: Mapping[str, LayerStatistics]) -> int:
+    """Of how many samples the weights are stored."""
+    return max((sum(map(len, layer.weights)) for layer in layers.values()), default=0)
 
 
 def _metrics() -> Iterator[Metric]:

@@ -113,7 +113,7 @@ def _formation_rows(layer: FollowedLayer, options: AttentionOverTrainingOptions)
 def _formation_row(steps: list[int], curve: np.ndarray, part: str, least: float, about: dict[str, Any]) -> Row:
     found = formation_of(curve)
     if found.gain < least:
-        reason = f"the score went from {found.start:.3f} to {found.end:.3f}: it did not rise by {least:g}"
+        reason = f"the score did not rise by {least:g} over the run"
         return Row("head_formation_step", part=part, status="does_not_apply", reason=reason, **about)
     step, before = steps[found.place], steps[max(0, found.place - 1)]
     way = f"from {found.start:.3f} to {found.end:.3f}"

@@ -188,7 +188,7 @@ class LayerStatistics:
         names = list(self.scores)
         values = np.stack([self.scores[name].mean.numpy() for name in names]).astype(np.float32)
         yield "scores", NamedArray(("score", "head"), values, {"score": names} | about)
-        yield "sink", NamedArray(("head", "key"), self.sinks.mean.numpy().astype(np.float32))
+        yield "sink", NamedArray(("head", "leading_key"), self.sinks.mean.numpy().astype(np.float32))
         if self.lags.count is not None:
             lags = self.lags.mean.numpy().astype(np.float32)
             middle = self.asked.lags

@@ -16,18 +16,9 @@ METRIC = "head_importance_ablation"
 
 def ablation_effects(view: View, probe: str) -> dict[tuple[str, int], float]:
     """What the loss loses by each head at the last checkpoint of this run where heads were ablated, by (layer, head)."""
-    units = [
-        unit
-        for unit in view.store.units()
-        if unit.scope == "checkpoint"
-        and unit.analysis == FILED_BY
-        and unit.run == view.run
-        and unit.step in view.steps
-    ]
-    if not units:
+    rows = view.newest_of(FILED_BY)
+    if rows is None:
         return {}
-    last = max(unit.step for unit in units)
-    rows = view.store.rows([unit for unit in units if unit.step == last])
     rows = rows[(rows["metric"] == METRIC) & (rows["probe"] == probe) & (rows["status"] == "ok")]
     rows = rows[rows["part"].str.fullmatch(r"head=\d+")]
     return {

@@ -21,18 +21,9 @@ def failed_methods(view: View, probe: str) -> dict[str, str]:
 
     Reads what `attribution_trust` filed for the run; where it did not run nothing is known, and nothing is said.
     """
-    units = [
-        unit
-        for unit in view.store.units()
-        if unit.scope == "checkpoint"
-        and unit.analysis == FILED_BY
-        and unit.run == view.run
-        and unit.step in view.steps
-    ]
-    if not units:
+    rows = view.newest_of(FILED_BY)
+    if rows is None:
         return {}
-    last = max(unit.step for unit in units)
-    rows = view.store.rows([unit for unit in units if unit.step == last])
     rows = rows[(rows["metric"] == "attribution_trusted") & (rows["probe"] == probe)]
     rows = rows[(rows["status"] == "ok") & (rows["value"] == 0)]
     return {
