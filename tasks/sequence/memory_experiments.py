@@ -193,9 +193,7 @@ def _context_rows(curve: StreamedProfile, about: dict[str, Any], fields: dict[st
     gain = curve.number(lambda line: float(line[0] - line[-1]))
     for share in SHARES:
         if not gain[1] > 0:
-            reason = (
-                f"the whole past gains {gain[0]:.2g} over the last token alone, which is not told from nothing"
-            )
+            reason = "the gain of the whole past over the last token alone is not told from nothing"
             yield Row("context_gain_length", part=f"{past};share={share:g}", status="does_not_apply", reason=reason, **fields)  # fmt: skip
             continue
         value, least, most = curve.number(lambda line, share=share: gain_length(line, contexts, share))  # type: ignore[misc]
