@@ -18,7 +18,7 @@ from stratascope.tasks.analysis import Analysis, Findings, Metric, NamedArray, r
 from stratascope.tasks.contexts import CheckpointContext
 from stratascope.tasks.given_samples import GivenSamples, with_targets
 from stratascope.tasks.representation.losses import mean_interval
-from stratascope.tasks.sequence.head_importance_drawing import draw
+from stratascope.tasks.sequence.head_importance_drawing import LEAST_HEADS, draw
 from stratascope.tasks.sequence.head_pruning import (
     RANDOM_ORDERS,
     bearable_share,
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from stratascope.tasks.sequence.head_passes import GatedNetwork
 
 _METRICS = ("head_importance_gradient", "head_importance_ablation", "head_importance_agreement")
-_LEAST_HEADS = 3
-"""Of fewer no rank correlation is told."""
 
 
 class HeadImportanceOptions(SequenceOptions):
@@ -115,7 +113,7 @@ def _measure(
     findings.rows += list(_head_rows(probe.name, effects))
     findings.rows += list(_agreement_rows(probe.name, effects, focus, len(given)))
     findings.arrays |= dict(_importance_arrays(probe.name, effects, focus))
-    if options.pruning and len(given) >= 4:
+    if options.pruning and len(given) >= 4 and len(effects.every) > 1:
         _prune(gated, effects, probe.name, options, findings)
 
 
@@ -170,11 +168,11 @@ def _agreement_rows(
         about: dict[str, Any] = {"probe": probe, "part": f"beside={name}", "n": count, "estimator": f"Spearman over {len(known)} heads"}  # fmt: skip
         sound = np.isfinite(values) & np.isfinite(rises)
         if (
-            sound.sum() < _LEAST_HEADS
+            sound.sum() < LEAST_HEADS
             or np.ptp(np.array(values)[sound]) == 0
             or np.ptp(np.array(rises)[sound]) == 0
         ):
-            reason = f"a rank correlation needs {_LEAST_HEADS} heads with different values, {sound.sum()} have one"
+            reason = f"a rank correlation needs {LEAST_HEADS} heads with different values, {sound.sum()} have one"
             yield Row("head_importance_agreement", status="does_not_apply", reason=reason, **about)
             continue
         found = spearmanr(np.array(values)[sound], np.array(rises)[sound])

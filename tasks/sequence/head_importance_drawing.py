@@ -10,7 +10,7 @@ import numpy as np
 from stratascope.storage.archive import join_path
 from stratascope.storage.names import step_directory
 from stratascope.tasks.analysis import Figure
-from stratascope.tasks.report.text import plain_number, plain_step, shortened
+from stratascope.tasks.report.text import counted, plain_number, plain_step, shortened
 from stratascope.tasks.representation.pictures import even_choice, figure_key, leading_probe, table_of, worded
 from stratascope.tasks.sequence.head_importance_words import WORDS as _WORDS
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _FRAMES = 16
 _LINES = 6
 _NAMED = 4
+LEAST_HEADS = 3
+"""Of fewer no rank correlation is told."""
 _COLUMNS = ("step", "probe", "layer", "part", "value", "low", "high", "n")
 _ORDERS = {"gradient": "gradient first", "ablation": "ablation first", "random": "random orders"}
 
@@ -37,11 +39,15 @@ def draw(view: View, options: Any) -> Iterator[Figure]:
             head=lambda table: table["part"].str.removeprefix("head=").astype(int)
         )
         filed = _Filed(view, int(own["step"].max()), probe)
-        yield _every_head(view, own, probe, filed, probe == lead)
-        yield _agreement(view, own, probe, filed)
+        heads = len(own[own["step"] == filed.step])
+        follows = own["step"].nunique() > 1
+        if heads > 1 or not follows:
+            yield _every_head(view, own, probe, filed, probe == lead)
+        if heads >= LEAST_HEADS:
+            yield _agreement(view, own, probe, filed)
         yield from _pruning(view, probe, filed, options.tolerance)
-        if own["step"].nunique() > 1:
-            yield _over_training(view, own, probe, filed)
+        if follows:
+            yield _over_training(view, own, probe, filed, probe == lead and heads == 1)
 
 
 class _Filed:
@@ -225,7 +231,7 @@ def _pruning_curves(curves: Mapping[str, np.ndarray], removed: list[int], measur
     return to_svg(figure)
 
 
-def _over_training(view: View, rows: pd.DataFrame, probe: str, filed: _Filed) -> Figure:
+def _over_training(view: View, rows: pd.DataFrame, probe: str, filed: _Filed, leads: bool) -> Figure:
     from stratascope.tasks.report.style import lines
 
     tops = rows.groupby(["layer", "head"])["value"].max().sort_values(ascending=False)
@@ -239,11 +245,11 @@ def _over_training(view: View, rows: pd.DataFrame, probe: str, filed: _Filed) ->
     newest = rows[rows["step"] == filed.step]
     best = newest.loc[newest["value"].idxmax()]
     numbers = {
-        "probe": probe, "shown": len(shown), "best": _name(best["layer"], best["head"]), "value": float(best["value"]),
-        "loss": plain_number(filed.loss), "rest": len(tops) - len(shown),
+        "probe": probe, "shown": counted(len(shown), "head"), "best": _name(best["layer"], best["head"]), "value": float(best["value"]),
+        "loss": plain_number(filed.loss), "rest": f"{len(tops) - len(shown)} other heads are not drawn." if len(tops) > len(shown) else "All heads are drawn.",
     }  # fmt: skip
     return worded(
         _WORDS["over_training"], numbers, key=figure_key("over-training", probe),
         title=f"When heads came to matter, probe {probe}", svg=lines(series, "rise of the loss", bands=bands),
-        run=view.run, probe=probe, table=table_of(rows, _COLUMNS),
+        run=view.run, probe=probe, headline=leads, table=table_of(rows, _COLUMNS),
     )  # fmt: skip

@@ -28,9 +28,9 @@ WORDS: dict[str, dict[str, str]] = {
         "researcher": "Greedy orders from single effects ignore what heads do together; a level line bounds redundancy from below.",
     },
     "over_training": {
-        "shows": "The rise of the loss of probe {probe} without one head, over the checkpoints, for the {shown} heads that ever mattered most; pale bands are 95 % intervals.",
+        "shows": "The rise of the loss of probe {probe} without one head, over the checkpoints, for the {shown} that ever mattered most; pale bands are 95 % intervals.",
         "reading": "Where a line leaves zero, the network begins to use that head. Lines that cross show work that moves from one head to another.",
-        "caution": "{best} has the largest rise at the last step, {value:.3g}, where the loss is {loss}; a loss that falls makes equal work look smaller. {rest} other heads are not drawn.",
+        "caution": "{best} has the largest rise at the last step, {value:.3g}, where the loss is {loss}; a loss that falls makes equal work look smaller. {rest}",
         "audience": "For those who ask when a head came to matter.",
         "practitioner": "Hold it against the curves of what heads look at: a pattern that forms before its line rises is not yet used.",
         "researcher": "The rise is in nats of a loss that changes itself; divide by the loss for a share.",
