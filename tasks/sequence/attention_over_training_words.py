@@ -9,7 +9,7 @@ WORDS: dict[str, dict[str, str]] = {
         "caution": "{formed} of {lines} curves rose by {least:g} or more. {best} {change} Checkpoints are {shortest} to {longest} steps apart, so no step is known more exactly. {importance}",
         "audience": "For everyone who asks when a network acquired an ability, and where it lives.",
         "practitioner": "If a head of the kind you need has not formed, train on, or look at the data: induction needs repetitions to learn from, at distances that vary, or heads learn to count places.",
-        "researcher": "The share of the weight on the pattern (`mul` of TransformerLens), over the queries that have a match. Half way is between the first checkpoint and the median of the last tenth. Change points: exact penalised segmentation with a permutation test, in the table of findings.",
+        "researcher": "The share of the weight on the pattern (mul of TransformerLens), over the queries that have a match. Half way is between the first checkpoint and the median of the last tenth. Change points: exact penalised segmentation with a permutation test, in the table of findings.",
     },
     "order": {
         "shows": "At which step each head formed, by what it does: a dot at the first checkpoint past half way, a bar back to the checkpoint before.",
@@ -33,7 +33,7 @@ WORDS: dict[str, dict[str, str]] = {
         "caution": "At step {step} it is {where}; the largest change of one head over the run is {gain:.3g}, of {moved}. {note}",
         "audience": "For readers who follow how heads specialise.",
         "practitioner": "Rows alike from first to last are heads that the training did not touch.",
-        "researcher": "Means over the samples of each sample's mean over its real queries, on one scale for all steps; `attention` has intervals by checkpoint.",
+        "researcher": "Means over the samples of each sample's mean over its real queries, on one scale for all steps; attention has intervals by checkpoint.",
     },
     "weights": {
         "shows": "The weights of the heads that {lead} at the end, at each checkpoint: rows are queries, columns are keys, {of}.",

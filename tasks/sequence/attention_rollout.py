@@ -185,11 +185,13 @@ def _rows(probe: str, found: _Followed, options: AttentionRolloutOptions) -> Ite
             continue
         yield _spread_row("rollout_row_spread", sound, about | {"convention": f"residual {options.residual:g}; {options.heads} of the heads"})  # fmt: skip
     depth = min(options.flow_depth, len(found.layers))
-    about = {"probe": probe, "part": f"depth={depth}" if depth else ""}
+    if not depth:
+        return
+    about = {"probe": probe, "part": f"depth={depth}"}
     if found.flow_spreads:
         yield _spread_row("flow_row_spread", np.array(found.flow_spreads), about)
         return
-    reason = "flow was not asked for: set `flow_depth`" if not depth else f"no shown sample has at most {options.flow_tokens} real tokens"  # fmt: skip
+    reason = f"no shown sample has at most {options.flow_tokens} real tokens"
     yield Row("flow_row_spread", status="does_not_apply", reason=reason, **about)
 
 

@@ -25,7 +25,7 @@ WORDS: dict[str, dict[str, str]] = {
         "caution": "Black stands for a weight of {low:.3g} in one thumbnail and {high:.3g} in another, so two that look alike need not be. It is one sample. {left}{note}",
         "audience": "For a first look at a network, and for finding heads that stand out.",
         "practitioner": "Many heads with one and the same picture are candidates for pruning: then ask what taking them away costs.",
-        "researcher": "One sample shows what depends on words; what depends on places alone is clearer in the mean over samples, which is filed as `mean_weights` where all have one length.",
+        "researcher": "One sample shows what depends on words; what depends on places alone is clearer in the mean over samples, which is filed as mean_weights where all have one length.",
     },
     "boxes": {
         "shows": "For the heads of each layer at step {step}: the entropy as a share of its largest value{distance}. A dot is a head, a box their quartiles.",
@@ -41,7 +41,7 @@ WORDS: dict[str, dict[str, str]] = {
         "caution": "At step {step} {best} gives it most, {value:.2f}; {over} of {all} heads give it more than half. {note}",
         "audience": "For people who wonder about the column that is dark in every picture.",
         "practitioner": "Such a head often does nothing for this input: it parks its weight. Do not read its picture as a finding about the first word.",
-        "researcher": "Softmax must put its weight somewhere; training finds a key with a small value vector. Weight times the size of the value would tell whether anything is moved. Weights on further first keys lie in the array `sink`.",
+        "researcher": "Softmax must put its weight somewhere; training finds a key with a small value vector. Weight times the size of the value would tell whether anything is moved. Weights on further first keys lie in the array sink.",
     },
     "patterns": {
         "shows": "How much of each head's weight lies where a head of a known kind would look: {names}. The slider goes over the steps.",
