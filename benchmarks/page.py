@@ -231,10 +231,12 @@ def attention() -> list[str]:
     setting, memory = found["setting"], found["peak megabytes"]
     names = {
         "captured by eager": "all weights captured, by the forward that computes them anyway",
+        "encoder_captured by eager": "the same of torch's encoder layers, by that forward",
+        "function_captured by eager": "the same of attention by the fused function alone, by that forward",
         "captured by without_weights": "all weights captured, by the forward that does not ask for them",
         "eager by without_weights": "the forward that computes the weights, by the one that does not",
         "encoder_captured by encoder": "torch's encoder layers captured, by their fast path",
-        "function_captured by function": "attention by the function alone: its weights computed beside it, by the function",
+        "function_captured by function": "attention by the fused function alone: its weights computed beside it, by the function",
     }
     return [
         "## Attention",
