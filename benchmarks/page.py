@@ -182,7 +182,7 @@ def vision() -> list[str]:
     lines = [
         "## Maps of pictures",
         "",
-        f"{found['images']} images of 32 × 32 on ResNet-20, one checkpoint, one thread; ratios of processor seconds within a round, median of",
+        f"{found['images']} images of 32 × 32 on ResNet-20, one checkpoint, one thread unless said; ratios of processor seconds (with more threads: of seconds) within a round, median of",
         "the rounds with least and most. The loops over one image are those of pytorch-cnn-visualizations, written anew: a hook on the",
         "layer, a forward pass, `backward` from a one-hot vector, the map as an array, image after image. Its Score-CAM goes through",
         "the network's modules one after the other with gradients recorded; for each channel it enlarges the map, leaves out constant",

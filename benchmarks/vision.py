@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,8 @@ from measuring import RESULTS, in_own_process, interleaved, measured, summary, w
 
 WEIGHTS = "BENCHMARK_WEIGHTS"
 """In the environment of the measured processes: the checkpoint's file."""
+THREADS = "BENCHMARK_THREADS"
+"""In the environment of the measured processes: the threads of torch."""
 IMAGES, LAYER, STEPS, DRAWS = 64, "layer3.2.conv2", 32, 16
 FEW = 4
 """So many images for the loops over one image and one channel; their time is given for all."""
@@ -75,7 +78,7 @@ class Given:
         from stratascope.tasks.vision.image_network import ImageNetwork
         from stratascope.tasks.vision.targets import Target
 
-        torch.set_num_threads(1)
+        torch.set_num_threads(int(os.environ.get(THREADS, "1")))
         torch.manual_seed(0)
         self.module = cifar_resnet(20).eval()
         if os.environ.get(WEIGHTS):
@@ -326,12 +329,9 @@ def compared() -> dict[str, tuple[str, str]]:
     return pairs
 
 
-def ratio(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> dict[str, float]:
-    """Processor seconds of `first` by those of `second`, round by round."""
-    found = [
-        {"seconds": one["processor_seconds"] / two["processor_seconds"]}
-        for one, two in zip(first, second, strict=True)
-    ]
+def ratio(first: list[dict[str, Any]], second: list[dict[str, Any]], time: str) -> dict[str, float]:
+    """Seconds of `first` by those of `second`, round by round; `time` says which seconds."""
+    found = [{"seconds": one[time] / two[time]} for one, two in zip(first, second, strict=True)]
     return summary(found) | {"rounds": len(found)}
 
 
@@ -349,7 +349,12 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="NAME", help="words in the ratios to measure anew"
     )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of each process; with more than one, seconds on the clock count"
+    )
     options = parser.parse_args()
+    if options.threads > 1:
+        os.environ[THREADS] = str(options.threads)
     if options.weights:
         os.environ[WEIGHTS] = str(Path(options.weights).absolute())
     if options.case:
@@ -359,12 +364,20 @@ def main() -> None:
     wanted = {name for name in pairs if not options.only or any(word in name for word in options.only)}
     chosen = [case for case in CASES if not options.only or any(case in pairs[name] for name in wanted)]
     runs = interleaved(options.rounds, chosen, lambda case: in_own_process(__file__, "--case", case))
-    found = {name: ratio(runs[pairs[name][0]], runs[pairs[name][1]]) for name in wanted}
+    alone = options.threads == 1
+    said = "" if alone else f", {options.threads} threads"
+    time = "processor_seconds" if alone else "seconds"
+    found = {name + said: ratio(runs[pairs[name][0]], runs[pairs[name][1]], time) for name in wanted}
     cases = {
         case: {"processor seconds": summary(own, "processor_seconds"), "peak megabytes": summary(own, "peak_bytes")["median"] / 1e6}
         for case, own in runs.items()
+        if alone
     }  # fmt: skip
-    kept = {name: numbers for name, numbers in earlier("ratios").items() if name in pairs}
+    kept = {
+        name: numbers
+        for name, numbers in earlier("ratios").items()
+        if re.sub(r", \d+ threads$", "", name) in pairs
+    }
     kept_cases = {case: numbers for case, numbers in earlier("cases").items() if case in CASES}
     write_results("vision", {"what": __doc__, "threads": 1, "weights": Path(options.weights).name, "images": IMAGES, "layer": LAYER, "ratios": kept | found, "cases": kept_cases | cases})  # fmt: skip
     print(json.dumps(found, indent=1))
