@@ -37,9 +37,7 @@ class GivenSamples:
     @property
     def classes(self) -> np.ndarray | None:
         """int64 (sample,): the class of each; None where the targets are no classes of whole samples."""
-        if self.targets is None or self.targets.ndim != 1 or self.targets.dtype.kind not in "iub":
-            return None
-        return self.targets.astype(np.int64)
+        return classes_of(self.targets)
 
     def part(self, rows: slice) -> GivenSamples:
         return replace(
@@ -50,6 +48,14 @@ class GivenSamples:
             mask=None if self.mask is None else self.mask[rows],
             sample_id=self.sample_id[rows],
         )
+
+
+def classes_of(targets: np.ndarray | None) -> np.ndarray | None:
+    """int64 (sample,): `targets` as classes; None where there are none, or they are no classes of whole samples."""
+    if targets is None or targets.ndim != 1 or targets.dtype.kind not in "iub":
+        return None
+    found: np.ndarray = targets.astype(np.int64)
+    return found
 
 
 def given_samples(probe: Probe, rows: np.ndarray) -> GivenSamples:

@@ -60,7 +60,6 @@ def compute(context: CheckpointContext, options: GradientThroughTimeOptions) -> 
     subject = context.subject
     kind = LossKind(subject.task, subject.loss, Path(subject.folder))
     network = SequenceNetwork.of(context)
-    assert isinstance(network, SequenceNetwork)
     try:
         recurrent_modules(network.network)
     except DoesNotApply as reason:

@@ -31,6 +31,7 @@ from stratascope.tasks.vision.sample_gradients import LossKind
 
 if TYPE_CHECKING:
     from stratascope.tasks.sequence.head_passes import GatedNetwork
+    from stratascope.tasks.sequence.sequence_network import SequenceNetwork
 
 _METRICS = ("head_importance_gradient", "head_importance_ablation", "head_importance_agreement")
 
@@ -81,7 +82,6 @@ def compute(context: CheckpointContext, options: HeadImportanceOptions) -> Findi
     subject = context.subject
     kind = LossKind(subject.task, subject.loss, Path(subject.folder))
     network = SequenceNetwork.of(context)
-    assert isinstance(network, SequenceNetwork)
     with network.untouched():
         for name, probe in context.probes.items():
             try:
@@ -94,7 +94,7 @@ def compute(context: CheckpointContext, options: HeadImportanceOptions) -> Findi
 
 
 def _measure(
-    network: Any, kind: LossKind, probe: Probe, options: HeadImportanceOptions, findings: Findings
+    network: SequenceNetwork, kind: LossKind, probe: Probe, options: HeadImportanceOptions, findings: Findings
 ) -> None:
     from stratascope.storage.datasets.dataset import leaves_of
     from stratascope.tasks.sequence.attention_calls import AttentionSpec

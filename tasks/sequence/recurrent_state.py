@@ -61,7 +61,6 @@ def compute(context: CheckpointContext, options: RecurrentStateOptions) -> Findi
     limits = StateLimits(ends, options.most_units, int(options.trace_mib * MIB))
     spectra: dict[str, dict[str, np.ndarray]] = {}
     network = SequenceNetwork.of(context)
-    assert isinstance(network, SequenceNetwork)
     with network.untouched():
         for name, probe in context.probes.items():
             try:

@@ -11,6 +11,7 @@ from pydantic import Field
 from stratascope.errors import DoesNotApply, did_you_mean
 from stratascope.storage.probes import Probe
 from stratascope.tasks.analysis import NamedArray, Options
+from stratascope.tasks.given_samples import classes_of
 from stratascope.tasks.representation.features import chosen_rows
 
 
@@ -46,9 +47,7 @@ class ImageSamples:
     @property
     def classes(self) -> np.ndarray | None:
         """int64 (sample,): the class of each; None where the targets are no classes of whole samples."""
-        if self.targets is None or self.targets.ndim != 1 or self.targets.dtype.kind not in "iub":
-            return None
-        return self.targets.astype(np.int64)
+        return classes_of(self.targets)
 
 
 def chosen_samples(probe: Probe, options: SampleOptions) -> ImageSamples:
