@@ -1,8 +1,8 @@
 """A private copy of a network that is quicker forward and does nothing else: for methods that ask about many altered pictures.
 
 Batch norms are folded into the convolution before them, ReLUs and additions write over what nobody reads again, and on a
-processor the kernels are laid out channels last. The network itself is left as it is, and stands in where it cannot be
-traced or where the copy does not give what it gives.
+processor the kernels are laid out channels last; there, where one thread is asked much, convolutions of 3 × 3 are Winograd's.
+The network itself is left as it is, and stands in where it cannot be traced or where the copy does not give what it gives.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional
+from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from stratascope.tasks.vision.image_network import ImageNetwork
+from stratascope.tasks.vision.winograd_convolution import (
+    WinogradConvolution,
+    calls_relu,
+    with_winograd_convolutions,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _TRACING = threading.Lock()
 _TOLERANCE = 1e-5
@@ -29,9 +34,12 @@ _TOLERANCE = 1e-5
 _TESTED = 8
 _WORTHWHILE = 16
 """So many times the tested samples must be asked about, or making the copy costs more than it saves."""
+_WORTH_TRANSFORMING = 1e11
+"""So many multiplications must there be to save, or loading the compiled transforms costs more."""
 _FOLDED = ((nn.Conv1d, nn.BatchNorm1d), (nn.Conv2d, nn.BatchNorm2d), (nn.Conv3d, nn.BatchNorm3d))
 _FRESH = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.Linear,
+    WinogradConvolution,
 )  # fmt: skip
 """Their outputs share memory with nothing else."""
 
@@ -50,24 +58,43 @@ def forward_copy(network: ImageNetwork, inputs: Tensor, evaluations: int) -> Ima
     if any(module._forward_hooks or module._forward_pre_hooks for module in network.network.modules()):
         return network
     expected = network.outputs(given)
-    for found in _forms(network):
+    for made in _forms(network, given, evaluations):
+        found = replace(network, network=made, hookable=False)
         if _agrees(found, given, expected):
             return found
     return network
 
 
-def _forms(network: ImageNetwork) -> Iterator[ImageNetwork]:
-    """Copies, the quickest first."""
-    layouts = (torch.channels_last, None) if network.device.type == "cpu" else (None,)
-    for layout in layouts:
+def _forms(network: ImageNetwork, given: Tensor, evaluations: int) -> Iterator[fx.GraphModule]:
+    """Copies, the quickest first; none where the network cannot be traced."""
+
+    def transformed() -> fx.GraphModule | None:
+        made = _folded(network.network)
+        ShapeProp(made).propagate(given.clone())  # type: ignore[no-untyped-call]
+        saved = with_winograd_convolutions(made) / len(given) * evaluations
+        return _laid_out(made, torch.channels_last) if saved >= _WORTH_TRANSFORMING else None
+
+    forms: list[Callable[[], fx.GraphModule | None]] = [lambda: _laid_out(_folded(network.network), None)]
+    if network.device.type == "cpu":
+        forms.insert(0, lambda: _laid_out(_folded(network.network), torch.channels_last))
+        # On several threads torch's own convolutions share their work better.
+        if torch.get_num_threads() == 1:
+            forms.insert(0, transformed)
+    for form in forms:
         try:
-            made = _folded(network.network)
+            made = form()
         except Exception:
-            # The network's own code runs while it is traced, and may raise anything: then there is no copy.
-            return
-        if layout is not None:
-            made.to(memory_format=layout)  # type: ignore[call-overload]
-        yield replace(network, network=made, hookable=False)
+            # The network's own code runs while it is traced, and may raise anything: then there is no such copy.
+            continue
+        if made is not None:
+            yield made
+
+
+def _laid_out(made: fx.GraphModule, layout: torch.memory_format | None) -> fx.GraphModule:
+    _write_over(made)
+    if layout is not None:
+        made.to(memory_format=layout)  # type: ignore[call-overload]
+    return made
 
 
 def _folded(network: nn.Module) -> fx.GraphModule:
@@ -76,7 +103,6 @@ def _folded(network: nn.Module) -> fx.GraphModule:
         traced = fx.GraphModule(own, _Tracer().trace(own))
     _unshare(traced)
     _fold(traced)
-    _write_over(traced)
     return traced
 
 
@@ -139,10 +165,11 @@ def _write_over(traced: fx.GraphModule) -> None:
     """ReLUs and additions put their result where their operand was, if it is read by them alone."""
     modules = dict(traced.named_modules())
     for node in traced.graph.nodes:
-        if node.op == "call_module" and type(modules[node.target]) is nn.ReLU and _is_free(node.args[0], modules):
-            modules[node.target].inplace = True
-        elif _is_relu(node) and _is_free(node.args[0], modules):
-            node.op, node.target, node.args, node.kwargs = "call_function", torch.relu_, node.args[:1], {}
+        if calls_relu(node, modules) and _is_free(node.args[0], modules):
+            if node.op == "call_module":
+                modules[node.target].inplace = True
+            else:
+                node.op, node.target, node.args, node.kwargs = "call_function", torch.relu_, node.args[:1], {}
         elif node.op == "call_function" and node.target in (operator.add, torch.add) and not node.kwargs:
             first, second = node.args
             if _is_free(first, modules):
@@ -150,11 +177,6 @@ def _write_over(traced: fx.GraphModule) -> None:
             elif _is_free(second, modules):
                 node.target, node.args = operator.iadd, (second, first)
     traced.recompile()
-
-
-def _is_relu(node: fx.Node) -> bool:
-    functions = (functional.relu, torch.relu)
-    return (node.op == "call_function" and node.target in functions) or (node.op == "call_method" and node.target == "relu")  # fmt: skip
 
 
 def _is_free(node: Any, modules: dict[str, nn.Module]) -> bool:

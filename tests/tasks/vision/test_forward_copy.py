@@ -12,9 +12,12 @@ from torch.nn import functional
 
 from stratascope.tasks.models import cifar_resnet, convnet, lenet
 from stratascope.tasks.vision.forward_copy import forward_copy
+from stratascope.tasks.vision.winograd_convolution import WinogradConvolution
 from tests.tasks.vision.conftest import wrapped
 
 MANY = 10_000
+VERY_MANY = 10**9
+"""Enough that Winograd's convolutions are worth their start in the smallest network."""
 
 
 def lived_in(network: nn.Module) -> nn.Module:
@@ -90,13 +93,23 @@ def grouped() -> nn.Module:
 NETWORKS = {
     "lenet": lambda: lenet(channels=3, size=12, width=4), "convnet": lambda: convnet(3, (6, 8)),
     "cifar_resnet": lambda: cifar_resnet(8, width=4), "functional": Plain, "called again": Again, "grouped": grouped,
-    "growing": Growing,
+    "growing": Growing, "wide": lambda: cifar_resnet(8, width=16),
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """As in a worker."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("evaluations", [MANY, VERY_MANY])
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
-def test_a_copy_gives_what_the_network_gives_and_leaves_it_alone(name):
+def test_a_copy_gives_what_the_network_gives_and_leaves_it_alone(name, evaluations):
     torch.manual_seed(0)
     network = wrapped(lived_in(NETWORKS[name]()))
     inputs = torch.randn(24, 3, 12, 12)
@@ -104,7 +117,7 @@ def test_a_copy_gives_what_the_network_gives_and_leaves_it_alone(name):
     modules = list(network.network.named_modules())
     with network.untouched():
         expected = network.outputs(inputs)
-        found = forward_copy(network, inputs, MANY)
+        found = forward_copy(network, inputs, evaluations)
         assert isinstance(found.network, fx.GraphModule)
         before = inputs.clone()
         for size in (24, 5, 1):
@@ -117,6 +130,22 @@ def test_a_copy_gives_what_the_network_gives_and_leaves_it_alone(name):
     assert all(item.requires_grad for item in network.network.parameters())
 
 
+def transformed(network, inputs, evaluations):
+    copied = forward_copy(network, inputs, evaluations).network
+    return sum(isinstance(module, WinogradConvolution) for module in copied.modules())
+
+
+@torch.no_grad()
+def test_convolutions_are_winograds_on_one_thread_where_much_is_asked():
+    network, inputs = wrapped(lived_in(cifar_resnet(8, width=16))), torch.randn(8, 3, 16, 16)
+    with network.untouched():
+        # Of seven convolutions the first has 3 channels in, and two have a stride.
+        assert transformed(network, inputs, VERY_MANY) == 4
+        assert transformed(network, inputs, MANY) == 0
+        torch.set_num_threads(2)
+        assert transformed(network, inputs, VERY_MANY) == 0
+
+
 def test_batch_norms_are_folded_where_a_convolution_precedes_them_alone():
     def norms(network):
         copied = forward_copy(wrapped(lived_in(network)), torch.randn(8, 3, 12, 12), MANY).network
@@ -125,6 +154,16 @@ def test_batch_norms_are_folded_where_a_convolution_precedes_them_alone():
     assert norms(cifar_resnet(8, width=4)) == 0
     assert norms(grouped()) == 1
     assert norms(Again()) == 1
+
+
+@torch.no_grad()
+def test_a_network_that_writes_over_its_input_does_not_reach_what_is_asked_about():
+    network = wrapped(nn.Sequential(nn.ReLU(inplace=True), lived_in(cifar_resnet(8, width=16))))
+    inputs = torch.randn(8, 3, 16, 16)
+    before = inputs.clone()
+    with network.untouched():
+        assert transformed(network, inputs, VERY_MANY) == 4
+    assert torch.equal(inputs, before)
 
 
 class Branching(nn.Module):
