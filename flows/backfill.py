@@ -20,9 +20,8 @@ from stratascope.flows.result import OUT_OF_TIME, AuditResult, outcome_without_w
 from stratascope.storage.checkpoint_files import (
     CheckpointFile,
     RunSource,
-    selected_steps,
+    selected_unread,
     split_runs,
-    step_in_name,
 )
 from stratascope.storage.run_source import SelectSpec
 from stratascope.storage.store import Store
@@ -120,12 +119,10 @@ def _in_order(run: RunSource, found: list[CheckpointFile]) -> list[CheckpointFil
     Where the names tell no steps, all of them in the order of their names; none where some were to be selected: then
     the last slice, which reads everything, does them all.
     """
-    steps = {item.path: item.step if item.step is not None else step_in_name(item) for item in found}
-    if any(step is None for step in steps.values()):
-        return found if run.select == SelectSpec() else []
-    chosen = selected_steps(sorted({step for step in steps.values() if step is not None}), run.select)
-    kept = [item for item in found if steps[item.path] in chosen]
-    return sorted(kept, key=lambda item: steps[item.path] or 0)
+    chosen = selected_unread(run, found)
+    if chosen is not None:
+        return chosen
+    return found if run.select == SelectSpec() else []
 
 
 def _only(chosen: Sequence[Sequence[CheckpointFile]], folder: Path) -> Iterator[str]:

@@ -225,6 +225,19 @@ def step_in_name(item: CheckpointFile) -> int | None:
     return None
 
 
+def selected_unread(source: RunSource, files: Sequence[CheckpointFile]) -> list[CheckpointFile] | None:
+    """Those of `files` that `source` selects, in the order of their steps, as far as can be told without reading them.
+
+    The steps are those of the manifest, the regular expression or the names; None where some file tells none.
+    """
+    steps = {item.path: item.step if item.step is not None else step_in_name(item) for item in files}
+    told = [step for step in steps.values() if step is not None]
+    if len(told) < len(steps):
+        return None
+    chosen = selected_steps(sorted(set(told)), source.select)
+    return sorted((item for item in files if steps[item.path] in chosen), key=lambda item: steps[item.path] or 0)
+
+
 def selected_steps(steps: Sequence[int], select: SelectSpec) -> set[int]:
     """Those of the ascending `steps` that `select` chooses."""
     chosen = list(steps)

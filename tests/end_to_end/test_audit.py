@@ -237,3 +237,9 @@ def test_set_overrides_the_file(workplace: Workplace):
     assert told.code == 0, told.err
     content = yaml.safe_load(workplace.config.read_text())
     assert "select" not in content["runs"][0]
+    (run,) = told.json["runs"]
+    assert [item["status"] for item in run["checkpoints"]] == ["not selected"] * 2 + ["new"] * 2
+    assert run["bytes"] == 2 * run["bytes_per_checkpoint"]
+    words = stratascope("audit", workplace.config, "--dry-run", "--set", "runs.0.select={last: 2}").out
+    assert "2 new of 2 checkpoints" in words
+    assert words.count("not selected") == 2

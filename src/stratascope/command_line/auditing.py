@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stratascope.flows.config import AuditConfig
     from stratascope.flows.plan import Survey
     from stratascope.flows.result import AuditResult
+    from stratascope.storage.checkpoint_files import CheckpointFile
     from stratascope.tasks.preview import Preview
     from stratascope.tasks.training.loop import TrainingSummary
 
@@ -154,27 +155,36 @@ def dry_run(config: Path, overrides: list[str], as_json: bool) -> None:
         return
     for entry in content["runs"]:
         new = sum(item["status"] == "new" for item in entry["checkpoints"])
+        selected = sum(item["status"] != "not selected" for item in entry["checkpoints"])
         print(
-            f"{entry['run']}: {new} new of {len(entry['checkpoints'])} checkpoints, {entry['parameters']:,} weights; "
+            f"{entry['run']}: {new} new of {selected} checkpoints, {entry['parameters']:,} weights; "
             f"about {human_bytes(entry['bytes'])} before compression and {human_seconds(entry['seconds'])} of forward passes"
         )
         for item in entry["checkpoints"]:
-            print(f"  {item['status']:<11} {item['file']}")
+            print(f"  {item['status']:<12} {item['file']}")
         _layer_table(entry["layers"])
         for warning in entry["warnings"]:
             print(f"  note: {warning}")
 
 
 def _dry_run_entry(found: Survey, run: str, shown: Preview) -> dict[str, Any]:
+    from stratascope.storage.checkpoint_files import selected_unread
+
     unread = {file.path for _, file in found.unread}
-    files = [
-        (file, "new" if file.path in unread else found.facts[run][file.path]["status"].replace("ok", "known"))
-        for file in found.files[run]
-    ]
-    new = sum(status == "new" for _, status in files)
+    source = next(source for source in found.sources if source.name == run)
+    selected = selected_unread(source, found.files[run])
+    kept = None if selected is None else {file.path for file in selected}
+
+    def status(file: CheckpointFile) -> str:
+        if kept is not None and file.path not in kept:
+            return "not selected"
+        return "new" if file.path in unread else str(found.facts[run][file.path]["status"]).replace("ok", "known")
+
+    files = [(file, status(file)) for file in found.files[run]]
+    new = sum(told == "new" for _, told in files)
     return {
         "run": run,
-        "checkpoints": [{"file": str(file.path), "status": status} for file, status in files],
+        "checkpoints": [{"file": str(file.path), "status": told} for file, told in files],
         "layers": shown.as_json()["layers"],
         "warnings": shown.warnings,
         "parameters": shown.parameters,
