@@ -25,6 +25,7 @@ from stratascope.tasks.vision.explainers import (
     cam_explainer,
     null_explainers,
 )
+from stratascope.tasks.vision.map_tests import REMOVED, SHARES
 from stratascope.tasks.vision.targets import Target
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from stratascope.tasks.vision.trust_scores import MethodScores
 
 DIMENSION = "attribution_trust_sample"
-SHARES = tuple(round(0.1 * number, 1) for number in range(11))
-REMOVED = (0.2, 0.4, 0.6, 0.8)
 _CAMS = ("grad_cam", "hi_res_cam", "layer_cam")
 
 
@@ -154,7 +153,7 @@ def _test_all(
     from stratascope.tasks.vision.trust_scores import Tests, trust_rows
 
     blurred = baseline_of("blur", asked.inputs.numpy(), probe)
-    tests = Tests(asked, blurred, options)
+    tests = Tests(asked, blurred, options, len(explainers))
     scores: dict[str, MethodScores] = {}
     for explainer in explainers:
         try:

@@ -11,6 +11,7 @@ from stratascope.tasks.analysis import Figure
 from stratascope.tasks.contexts import View
 from stratascope.tasks.representation.pictures import figure_key, grid_of, leading_probe, table_of, worded
 from stratascope.tasks.vision.explainers import NULLS
+from stratascope.tasks.vision.map_tests import SHARES
 
 _COLUMNS = ("step", "probe", "part", "value", "low", "high", "n", "unit", "estimator", "status", "reason")
 _TITLES = {"random": "random order", "edges": "picture's edges"}
@@ -117,8 +118,6 @@ class _Trust:
 
     def curves(self, kind: str) -> Figure:
         arrays = self.view.arrays(self.last)
-        from stratascope.tasks.vision.attribution_trust import SHARES
-
         curves = {name: arrays[f"{self.probe}/{name}/{kind}"].mean(0) for name in self.methods if f"{self.probe}/{name}/{kind}" in arrays}  # fmt: skip
         middle = {name: float(values[len(SHARES) // 2]) for name, values in curves.items()}
         best = (min if kind == "deletion" else max)(middle, key=lambda name: middle[name])

@@ -9,6 +9,10 @@ import numpy as np
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(pictures float32 (copy, channel, y, x), the sample of each (copy,)) → float64 (copy,): what is asked about."""
 
+SHARES = tuple(round(0.1 * number, 1) for number in range(11))
+"""Of the pixels, exchanged in the curves of deletion and insertion."""
+REMOVED = (0.2, 0.4, 0.6, 0.8)
+"""Of the pixels, removed in ROAD."""
 _STRAIGHT, _DIAGONAL = 1 / 6, 1 / 12
 
 

@@ -46,14 +46,16 @@ class MethodScores:
 
 
 class Tests:
-    """All tests of one question; what several methods need of it is made once."""
+    """All tests of one question; what its `methods` need of it is made once."""
 
-    def __init__(self, asked: Explained, blurred: np.ndarray, options: AttributionTrustOptions) -> None:
-        from stratascope.tasks.vision.attribution_trust import REMOVED, SHARES
-
+    def __init__(
+        self, asked: Explained, blurred: np.ndarray, options: AttributionTrustOptions, methods: int
+    ) -> None:
         self._asked, self._blurred, self._options = asked, blurred, options
-        self._network = forward_copy(asked.network, asked.inputs[: asked.batch_size], 2 * len(SHARES) * len(asked))
-        self._shares, self._removed = SHARES, REMOVED
+        altered = 2 * len(map_tests.SHARES) + 2 * len(map_tests.REMOVED) + 1 + options.draws
+        self._network = forward_copy(
+            asked.network, asked.inputs[: asked.batch_size], methods * altered * len(asked)
+        )
         self._inputs = asked.inputs.numpy()
         spans = np.ptp(self._inputs.reshape(len(asked), -1), axis=1)[:, None, None, None].astype(np.float32)
         shape = self._inputs.shape[1:]
@@ -87,9 +89,11 @@ class Tests:
         if not np.isfinite(importance).all():
             raise DoesNotApply(f"the maps of {explainer.title} are not finite.")
         deletion, insertion = map_tests.exchange_curves(
-            self.probability, self._inputs, self._blurred, importance, self._shares
+            self.probability, self._inputs, self._blurred, importance, map_tests.SHARES
         )
-        most, least = map_tests.road_scores(self.probability, self._inputs, importance, self._fill, self._removed)
+        most, least = map_tests.road_scores(
+            self.probability, self._inputs, importance, self._fill, map_tests.REMOVED
+        )
         drop = map_tests.confidence_drop(self.probability, self._inputs, self._blurred, importance)
         found = MethodScores(importance, deletion, insertion, np.stack([most, least], axis=1), drop)
         if explainer.maps is not None:
@@ -137,12 +141,10 @@ def trust_rows(
     probe: str, name: str, found: MethodScores, null: MethodScores, options: AttributionTrustOptions
 ) -> Iterator[Row]:
     """Every row of one method: medians of the samples with a bootstrap interval, and the verdict with its reason."""
-    from stratascope.tasks.vision.attribution_trust import SHARES
-
     part = f"method={name}"
     every: list[tuple[str, str, np.ndarray | None]] = [
-        ("road_score", part, found.road_score), ("deletion_area", part, map_tests.area_below(found.deletion, SHARES)),
-        ("insertion_area", part, map_tests.area_below(found.insertion, SHARES)), ("confidence_drop", part, found.drop),
+        ("road_score", part, found.road_score), ("deletion_area", part, map_tests.area_below(found.deletion, map_tests.SHARES)),
+        ("insertion_area", part, map_tests.area_below(found.insertion, map_tests.SHARES)), ("confidence_drop", part, found.drop),
         ("infidelity", part, found.infidelity), ("max_sensitivity", part, found.sensitivity),
     ]  # fmt: skip
     if found.alike is not None:
