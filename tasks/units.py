@@ -23,12 +23,13 @@ from stratascope.storage.probes import ProbeSpec, build_probe, probe_source_file
 from stratascope.storage.pruning import PRUNED, is_pruned
 from stratascope.storage.store import Store, process_facts
 from stratascope.storage.units import Unit
-from stratascope.tasks.analysis import CaptureRequest, named
+from stratascope.tasks.analysis import CaptureRequest, Findings, Options, named
 from stratascope.tasks.capture.spec import CaptureSpec
 from stratascope.tasks.contexts import CheckpointContext, CohortContext, RejectedFile, SeriesContext, Subject
 from stratascope.tasks.device import device_of
 from stratascope.tasks.limits import Limits, limited
 from stratascope.tasks.memory import returning_memory
+from stratascope.tasks.memory_shortage import is_memory_shortage
 
 FACTS_VERSION = 2
 """Of what is remembered of a checkpoint file."""
@@ -204,6 +205,18 @@ def _capture(store: Store, assignment: Assignment, staged: Any) -> dict[str, Any
     }  # fmt: skip
 
 
+def _findings(store: Store, assignment: Assignment, options: Options) -> Findings:
+    """What the analysis finds; where memory runs out, with half as many samples at once, and half of those again."""
+    while True:
+        try:
+            return named(assignment.unit.analysis).compute(_context(store, assignment), options)
+        except Exception as error:
+            size = getattr(options, "batch_size", None)
+            if not isinstance(size, int) or size == 1 or not is_memory_shortage(error):
+                raise
+            options = options.model_copy(update={"batch_size": size // 2})
+
+
 def _analyse(store: Store, assignment: Assignment, staged: Any) -> None:
     unit = assignment.unit
     analysis = named(unit.analysis)
@@ -217,7 +230,7 @@ def _analyse(store: Store, assignment: Assignment, staged: Any) -> None:
     try:
         if assignment.pruned and (unit.scope == "checkpoint" or not assignment.files):
             raise DoesNotApply(_pruned_reason(assignment))
-        findings = analysis.compute(_context(store, assignment), options)
+        findings = _findings(store, assignment, options)
     except DoesNotApply as reason:
         rows = [Row(metric.name, status="does_not_apply", reason=str(reason)) for metric in analysis.metrics]
         staged.write_rows(rows)

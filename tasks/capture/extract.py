@@ -35,6 +35,7 @@ from stratascope.tasks.capture.reductions import (
 )
 from stratascope.tasks.capture.spec import CaptureSpec
 from stratascope.tasks.intake.load import NetworkTraits
+from stratascope.tasks.memory_shortage import is_memory_shortage
 from stratascope.tasks.models.network import as_tensor, call_network, select_output
 
 Receive = Callable[[LayerInfo, Tensor], None]
@@ -168,7 +169,9 @@ def _run(
                 batch.output = output[: batch.samples] if plan.wants_output else None
             except _LastLayerSeen:
                 batch.output = None
-            except (torch.OutOfMemoryError, MemoryError):
+            except Exception as error:
+                if not is_memory_shortage(error):
+                    raise
                 size = _halved(size, fixed)
                 continue
             writer.add(batch, rows)

@@ -14,6 +14,7 @@ from stratascope.errors import CaptureError, ConfigurationError, StratascopeErro
 from stratascope.storage.factories import load_object
 from stratascope.storage.model_spec import ModelSpec
 from stratascope.tasks.device import moved
+from stratascope.tasks.memory_shortage import is_memory_shortage
 
 _PART = re.compile(r"\[(-?\d+)\]|\.?([^.\[\]]+)")
 
@@ -69,7 +70,7 @@ def call_network(network: nn.Module, inputs: Any, spec: ModelSpec, folder: Path 
     except StratascopeError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_memory_shortage(error):
             raise
         shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
         first = str(error).strip().splitlines()[0]

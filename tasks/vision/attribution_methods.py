@@ -58,6 +58,11 @@ class Explained:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    @property
+    def can_be_asked_less(self) -> bool:
+        """Whether fewer samples may be in the network at once, should memory run out."""
+        return self.batch_size > 1 and self.network.fixed_batch_size is None
+
     def part(self, rows: slice) -> Explained:
         """The same question about some of the samples."""
         return replace(

@@ -14,6 +14,7 @@ from stratascope.storage.ledger import Row
 from stratascope.storage.probes import Probe
 from stratascope.tasks.analysis import Analysis, Findings, Metric, NamedArray, register
 from stratascope.tasks.contexts import CheckpointContext
+from stratascope.tasks.memory_shortage import is_memory_shortage
 from stratascope.tasks.vision.attribution_methods import Explained, known_methods
 from stratascope.tasks.vision.attribution_trust_drawing import draw
 from stratascope.tasks.vision.baselines import Baseline, baseline_of
@@ -164,6 +165,8 @@ def _test_all(
         except StratascopeError:
             raise
         except Exception as error:
+            if is_memory_shortage(error) and asked.can_be_asked_less:
+                raise
             status, reason = "failed", f"{type(error).__name__}: {error}"
         findings.rows.append(
             Row("attribution_trusted", probe=probe.name, part=f"method={explainer.name}", status=status, reason=reason)  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ import numpy as np
 
 from stratascope.errors import AnalysisError, DoesNotApply, StratascopeError
 from stratascope.tasks.given_samples import GivenSamples
+from stratascope.tasks.memory_shortage import is_memory_shortage
 from stratascope.tasks.representation.losses import IGNORED, Rows, counted_rows, losses_of
 
 if TYPE_CHECKING:
@@ -53,7 +54,6 @@ def sample_gradients(
     parameter that a sample's loss does not depend on. Raises DoesNotApply where outputs and targets do not fit the task,
     AnalysisError where the user's own loss fails.
     """
-    import torch
 
     samples_at_once = _BYTES_AT_ONCE // max(1, 4 * sum(item.numel() for item in parameters.values()))
     size = int(max(1, min(most, samples_at_once)))
@@ -69,7 +69,7 @@ def sample_gradients(
                 found = _vectorised(network, part, kind, parameters)
             except (StratascopeError, RuntimeError, ValueError, TypeError, AttributeError) as error:
                 # What is really at fault, if anything, is said where the samples are taken one by one.
-                if isinstance(error, torch.OutOfMemoryError):
+                if is_memory_shortage(error):
                     raise
                 vectorised = False
                 continue
