@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from measuring import WORK, in_own_process, interleaved, measured, summary, write_results
+from measuring import WORK, in_own_process, interleaved, measured, ratio, summary, write_results
 
 SEQUENCES, TOKENS, WIDTH, HEADS, LAYERS = 32, 128, 128, 8, 4
 TIMES = 3
@@ -167,10 +167,7 @@ def main() -> None:
         return
     runs = interleaved(options.rounds, CASES, lambda case: in_own_process(__file__, "--case", case))
     ratios = {
-        f"{case} by {other}": summary([
-            {"seconds": one["processor_seconds"] / two["processor_seconds"]}
-            for one, two in zip(runs[case], runs[other], strict=True)
-        ])
+        f"{case} by {other}": ratio(runs[case], runs[other])
         for case, other in (*PAIRS.items(), *BESIDE)
     }  # fmt: skip
     for count in (FEW, MANY):

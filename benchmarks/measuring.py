@@ -77,6 +77,13 @@ def summary(runs: Sequence[dict[str, Any]], key: str = "seconds") -> dict[str, f
     return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
+def ratio(
+    first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]], time: str = "processor_seconds"
+) -> dict[str, float]:
+    """`time` of `first` by that of `second`, round by round."""
+    return summary([{"seconds": one[time] / two[time]} for one, two in zip(first, second, strict=True)])
+
+
 def folder_bytes(path: Path) -> int:
     """Bytes of all files below `path`."""
     return sum(item.stat().st_size for item in path.rglob("*") if item.is_file())

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from measuring import in_own_process, interleaved, measured, summary, write_results
+from measuring import in_own_process, interleaved, measured, ratio, summary, write_results
 
 WIDTH, LAYERS, BATCH, TIME, TIMES = 512, 2, 64, 100, 3
 CELLS = ("LSTM", "GRU", "RNN")
@@ -164,15 +164,6 @@ def run(case: str) -> dict[str, Any]:
     return found | {key: found[key] / TIMES for key in ("seconds", "processor_seconds")}
 
 
-def ratios(runs: dict[str, list[dict[str, Any]]], first: str, second: str) -> dict[str, float]:
-    """Processor seconds of `first` by those of `second`, round by round."""
-    found = [
-        {"seconds": one["processor_seconds"] / two["processor_seconds"]}
-        for one, two in zip(runs[first], runs[second], strict=True)
-    ]
-    return summary(found)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -187,7 +178,7 @@ def main() -> None:
         "cells": "a loop over cells by hand, no gates",
     }  # fmt: skip
     compared = {
-        f"nn.{cell}: {text}": ratios(runs, f"{kind} {cell}", f"module {cell}") for cell in CELLS for kind, text in named.items()
+        f"nn.{cell}: {text}": ratio(runs[f"{kind} {cell}"], runs[f"module {cell}"]) for cell in CELLS for kind, text in named.items()
     }  # fmt: skip
     cases = {
         case: {"processor seconds": summary(found, "processor_seconds"), "peak megabytes": summary(found, "peak_bytes")["median"] / 1e6}

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from measuring import RESULTS, in_own_process, interleaved, measured, summary, write_results
+from measuring import RESULTS, in_own_process, interleaved, measured, ratio, summary, write_results
 
 WEIGHTS = "BENCHMARK_WEIGHTS"
 """In the environment of the measured processes: the checkpoint's file."""
@@ -329,12 +329,6 @@ def compared() -> dict[str, tuple[str, str]]:
     return pairs
 
 
-def ratio(first: list[dict[str, Any]], second: list[dict[str, Any]], time: str) -> dict[str, float]:
-    """Seconds of `first` by those of `second`, round by round; `time` says which seconds."""
-    found = [{"seconds": one[time] / two[time]} for one, two in zip(first, second, strict=True)]
-    return summary(found) | {"rounds": len(found)}
-
-
 def earlier(part: str) -> dict[str, Any]:
     """What the last run left of the cases or ratios, that a run of some cases alone keeps."""
     path = RESULTS / "vision.json"
@@ -367,7 +361,10 @@ def main() -> None:
     alone = options.threads == 1
     said = "" if alone else f", {options.threads} threads"
     time = "processor_seconds" if alone else "seconds"
-    found = {name + said: ratio(runs[pairs[name][0]], runs[pairs[name][1]], time) for name in wanted}
+    found = {
+        name + said: ratio(runs[pairs[name][0]], runs[pairs[name][1]], time) | {"rounds": options.rounds}
+        for name in wanted
+    }
     cases = {
         case: {"processor seconds": summary(own, "processor_seconds"), "peak megabytes": summary(own, "peak_bytes")["median"] / 1e6}
         for case, own in runs.items()

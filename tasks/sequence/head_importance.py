@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,8 +78,7 @@ def compute(context: CheckpointContext, options: HeadImportanceOptions) -> Findi
     from stratascope.tasks.sequence.sequence_network import SequenceNetwork
 
     findings = Findings()
-    subject = context.subject
-    kind = LossKind(subject.task, subject.loss, Path(subject.folder))
+    kind = LossKind.of(context.subject)
     network = SequenceNetwork.of(context)
     with network.untouched():
         for name, probe in context.probes.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -76,14 +75,9 @@ def compute(context: CheckpointContext, options: MemoryExperimentsOptions) -> Fi
     from stratascope.tasks.sequence.sequence_network import SequenceNetwork
 
     findings = Findings()
-    subject = context.subject
-    kind = LossKind(subject.task, subject.loss, Path(subject.folder))
+    kind = LossKind.of(context.subject)
     network = SequenceNetwork.of(context)
-    try:
-        recurrent_modules(network.network)
-    except DoesNotApply as reason:
-        findings.rows += _unknown("", str(reason))
-        return findings
+    recurrent_modules(network.network)  # raises DoesNotApply, for all probes at once, where there are none
     with network.untouched():
         for name, probe in context.probes.items():
             try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,7 +65,7 @@ def compute(context: CheckpointContext, options: GradientFlowOptions) -> Finding
 
     findings = Findings()
     subject = context.subject
-    kind = LossKind(subject.task, subject.loss, Path(subject.folder))
+    kind = LossKind.of(subject)
     try:
         network = ImageNetwork.of(context)
         parameters = trained_parameters(network.network)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -85,9 +84,8 @@ class _Work:
     def __init__(self, network: ImageNetwork, context: CheckpointContext, options: InfluenceOptions) -> None:
         from stratascope.tasks.capture.layers import last_linear
 
-        subject = context.subject
         self.network, self.context, self.options = network, context, options
-        self.kind = LossKind(subject.task, subject.loss, Path(subject.folder))
+        self.kind = LossKind.of(context.subject)
         self.parameters = trained_parameters(network.network)
         self.layer = last_linear(network.network)
         if not any(probe.role == "train" for probe in context.probes.values()):

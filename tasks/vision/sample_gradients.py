@@ -22,6 +22,7 @@ from stratascope.tasks.representation.losses import IGNORED, Rows, counted_rows,
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from stratascope.tasks.contexts import Subject
     from stratascope.tasks.vision.image_network import ImageNetwork
 
 _BYTES_AT_ONCE = 192 << 20
@@ -35,6 +36,11 @@ class LossKind:
     task: str = "classification"
     loss: str = "cross_entropy"
     folder: Path | None = None
+
+    @classmethod
+    def of(cls, subject: Subject) -> LossKind:
+        """That which the run was trained with."""
+        return cls(subject.task, subject.loss, Path(subject.folder))
 
 
 def trained_parameters(network: nn.Module) -> dict[str, Tensor]:
