@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,6 @@ from stratascope.tasks.capture.planning import CapturePlan, plan_capture
 from stratascope.tasks.capture.reductions import (
     by_unit,
     mean_over_positions,
-    position_mask,
     projection_matrix,
     reduce,
     reduced_dims,
@@ -162,7 +161,7 @@ def _run(
     with watched(network, plan.layers, lambda layer, values: writer.receive(batch, layer, values), plan.last):
         while start < len(probe):
             rows = slice(start, min(start + size, len(probe)))
-            batch.begin(probe.mask_at(rows), rows.stop - rows.start)
+            batch.begin({name: probe.mask_at(rows, name) for name in probe.masks}, rows.stop - rows.start)
             try:
                 inputs = _padded(as_tensor(probe.inputs_at(rows), dtype), fixed)
                 output = select_output(call_network(network, inputs, model, folder), model.output)
@@ -199,7 +198,8 @@ def _padded(inputs: Any, size: int | None) -> Any:
 class _Batch:
     """What one forward pass has given so far: nothing of it counts before the pass has ended well."""
 
-    mask: Tensor | None = None
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    """bool (sample, token), by input."""
     samples: int = 0
     reduced: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     parts: dict[str, BatchPart] = field(default_factory=dict)
@@ -207,8 +207,8 @@ class _Batch:
     output: Tensor | None = None
     narrowed: int = 0
 
-    def begin(self, mask: np.ndarray | None, samples: int) -> None:
-        self.mask = None if mask is None else torch.from_numpy(np.ascontiguousarray(mask))
+    def begin(self, masks: Mapping[str, Any], samples: int) -> None:
+        self.masks = {name: torch.from_numpy(np.ascontiguousarray(mask)) for name, mask in masks.items()}
         self.samples, self.output, self.narrowed = samples, None, 0
         self.reduced.clear()
         self.parts.clear()
@@ -250,8 +250,8 @@ class _Writer:
         """Called from inside the forward pass with the output of `layer`."""
         values = values[: batch.samples]
         units = by_unit(values, layer)
-        mask = position_mask(batch.mask, layer)
-        mask = mask if mask is None else mask.to(values.device)
+        spoken = self.plan.token_inputs.get(layer.name)
+        mask = None if spoken is None else batch.masks[spoken].to(values.device)
         means = mean_over_positions(units, mask)
         for reduction in self.plan.keep.get(layer.name, ()):
             pooled = reduction == "pooled" and values.ndim > 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ class Observation:
     """Layer → the layer (itself, or the norm after it) whose output enters the ReLU, or the ReLU itself."""
     left_out: list[str] = field(default_factory=list)
     """Layers that put out nothing with a sample axis."""
+    token_inputs: dict[str, str] = field(default_factory=dict)
+    """Layer → the input whose mask tells which of the layer's tokens are real; missing where none does."""
 
 
 def example_batch(probe: Probe, size: int, dtype: torch.dtype = torch.float32) -> Any:
@@ -73,10 +75,57 @@ def observe(
         passes = [_Pass(network, AxisGuesser(axes or {})) for _ in sizes]
         for size, one in zip(sizes, passes, strict=True):
             one.run(example_batch(probe, size, dtype), spec, folder)
+        observation = _compare(passes[0], passes[1], sizes, axes or {})
+
+        def exchanged(name: str) -> _Pass:
+            other = _Pass(network, AxisGuesser({}))
+            other.run(_with_exchanged(example_batch(probe, sizes[0], dtype), name), spec, folder)
+            return other
+
+        lengths = {name: mask.shape[1] for name, mask in probe.masks.items()}
+        observation.token_inputs = _token_inputs(observation.layers, lengths, passes[0], exchanged)
     finally:
         if traits.kind != "exported":
             network.train(was_training)
-    return _compare(passes[0], passes[1], sizes, axes or {})
+    return observation
+
+
+def _token_inputs(
+    layers: Sequence[LayerInfo], lengths: Mapping[str, int], plain: _Pass, exchanged: Callable[[str], _Pass]
+) -> dict[str, str]:
+    """The input whose tokens each layer has: of those with a mask, one with as many tokens.
+
+    Where several fit it is the last on which the layer depends: a decoder reads the target, and sees the source through its
+    encoder. `exchanged` runs the network with one input of other samples.
+    """
+    fitting = {
+        (layer.name, layer.side): [
+            name for name, length in lengths.items() if length == layer.shape[layer.token_axis]
+        ]
+        for layer in layers
+        if layer.token_axis is not None and len(layer.shape) == 2
+    }
+    before = {(item.name, item.side): item.tensor for item in plain.seen}
+    changed: dict[str, set[tuple[str, str]]] = {}
+    for name in dict.fromkeys(name for names in fitting.values() if len(names) > 1 for name in names):
+        after = {(item.name, item.side): item.tensor for item in exchanged(name).seen}
+        changed[name] = {
+            key for key, tensor in before.items() if key in after and not torch.equal(tensor, after[key])
+        }
+    return {
+        key[0]: ([name for name in names if key in changed.get(name, ())] or names)[-1]
+        for key, names in fitting.items()
+        if names
+    }
+
+
+def _with_exchanged(batch: Any, name: str) -> Any:
+    """`batch` with input `name` (`outer/inner`) of each sample's neighbour, or turned round where all have the same."""
+    first, _, rest = name.partition("/")
+    if isinstance(batch, dict):
+        return batch | {first: _with_exchanged(batch[first], rest)}
+    other = batch.roll(1, 0)
+    return batch.flip(1) if torch.equal(other, batch) else other
 
 
 @dataclass

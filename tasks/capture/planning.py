@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import nn
@@ -33,6 +33,8 @@ class CapturePlan:
     selected: frozenset[str]
     wants_output: bool = True
     warnings: tuple[str, ...] = ()
+    token_inputs: Mapping[str, str] = field(default_factory=dict)
+    """Layer → the input whose mask tells which of its tokens are real."""
 
     @property
     def last(self) -> LayerInfo | None:
@@ -79,7 +81,7 @@ def plan_capture(
     wants_output = not requests or any(OUTPUT in request.layers for request in requests)
     return CapturePlan(
         tuple(layer for layer in seen.layers if layer.name in chosen), keep, aliases, tellers, selected,
-        wants_output or not chosen, _warnings(seen, chosen, selected, traits),
+        wants_output or not chosen, _warnings(seen, chosen, selected, traits), seen.token_inputs,
     )  # fmt: skip
 
 

@@ -29,14 +29,6 @@ def by_unit(values: Tensor, layer: LayerInfo) -> Tensor:
     return values.flatten(1)[:, None, :] if axis is None else values.movedim(axis + 1, 1).flatten(2)
 
 
-def position_mask(mask: Tensor | None, layer: LayerInfo) -> Tensor | None:
-    """`mask` (sample, token) as (sample, position) for this layer; None where it does not speak of its tokens."""
-    place = layer.token_axis
-    if mask is None or place is None or layer.shape[place] != mask.shape[1] or len(layer.shape) != 2:
-        return None
-    return mask
-
-
 def projection_matrix(width: int, count: int, name: str) -> Tensor:
     """A seeded Gaussian matrix (width, count), scaled so that norms are kept on average."""
     seed = int.from_bytes(hashlib.sha256(f"{name}/{width}/{count}".encode()).digest()[:7], "little")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-CAPTURE_VERSION = 2
+CAPTURE_VERSION = 3
 Reduction = Literal["full", "pooled", "max", "flat", "last", "cls", "projection"]
 Statistic = Literal["moments", "zeros", "histogram", "top", "covariance", "class_mean"]
 DEFAULT_STATISTICS: tuple[Statistic, ...] = ("moments", "zeros", "histogram", "top")

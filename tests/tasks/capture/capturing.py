@@ -22,8 +22,10 @@ MODEL = ModelSpec(factory="made:here")
 UNIT = Unit("checkpoint", "run", 3, "capture")
 
 
-def probe_of(inputs: np.ndarray, targets: np.ndarray | None = None, **masks: np.ndarray) -> Probe:
-    return Probe("test", "test", inputs, targets, np.arange(len(inputs)), (), "digest", masks=masks)
+def probe_of(inputs, targets: np.ndarray | None = None, **masks: np.ndarray) -> Probe:
+    """`inputs` are an array, or arrays by name."""
+    samples = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
+    return Probe("test", "test", inputs, targets, np.arange(samples), (), "digest", masks=masks)
 
 
 def pictures(count: int = 37, channels: int = 3, size: int = 16) -> Probe:

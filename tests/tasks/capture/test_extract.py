@@ -346,3 +346,47 @@ def test_units_lie_on_the_channel_or_the_feature_axis():
     assert LayerInfo("a", "a", "Conv2d", (4, 5, 6), ("channel", "y", "x")).unit_axis == 0
     assert LayerInfo("a", "a", "Linear", (4, 5), ("token", "feature")).unit_axis == 1
     assert LayerInfo("a", "a", "Softmax", (4, 5), ("axis_1", "axis_2")).unit_axis is None
+
+
+class Translator(nn.Module):
+    """Reads `source`, then `target` while it looks at the mean of what it made of the source."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.last = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 6)
+        self.place = nn.Linear(3, 6)
+
+    def forward(self, inputs):
+        seen = self.encoder(inputs["source"])
+        count = inputs["target"].shape[1]
+        places = self.place(torch.ones(len(seen), count, 3, dtype=seen.dtype))
+        return self.last(self.decoder(inputs["target"]) + seen.mean(1, keepdim=True) + places).mean(1)
+
+
+@pytest.mark.parametrize("tokens", [(6, 6), (6, 5)])
+@pytest.mark.parametrize("order", [("source", "target"), ("target", "source")])
+def test_of_several_inputs_each_layer_has_the_mask_of_the_one_whose_tokens_it_has(tmp_path, tokens, order):
+    generator = np.random.default_rng(0)
+    count = dict(zip(("source", "target"), tokens, strict=True))
+    lengths = {"source": np.array([6, 3, 1, 4, 2]), "target": np.array([2, 5, 3, 1, 4])}
+    inputs = {name: generator.normal(size=(5, count[name], 4)).astype(np.float32) for name in order}
+    masks = {name: np.arange(count[name]) < lengths[name][:, None] for name in order}
+    torch.manual_seed(0)
+    network, probe = Translator(), probe_of(inputs, **masks)
+    layers = ["encoder", "decoder", *(["last"] if order[1] == "target" or tokens[0] != tokens[1] else [])]
+    store, _ = capture(tmp_path, network, probe, layers, keep=["full", "pooled"], batch_size=2)
+    for layer in layers:
+        mask = masks["source" if layer == "encoder" else "target"]
+        whole = activations(store, layer)
+        expected = [rows[real].mean(0) for rows, real in zip(whole, mask, strict=True)]
+        np.testing.assert_allclose(activations(store, layer, "pooled"), expected, rtol=1e-5, err_msg=layer)
+
+
+def test_inputs_that_are_the_same_for_all_samples_are_told_apart_too(tmp_path):
+    values = np.random.default_rng(0).normal(size=(1, 6, 4)).astype(np.float32).repeat(5, 0)
+    masks = {"source": np.arange(6) < np.full((5, 1), 2), "target": np.arange(6) < np.full((5, 1), 4)}
+    probe = probe_of({"source": values, "target": values + 1}, **masks)
+    store, _ = capture(tmp_path, Translator(), probe, ["encoder", "decoder"], keep=["full", "pooled"])
+    for layer, real in (("encoder", 2), ("decoder", 4)):
+        whole = activations(store, layer)
+        np.testing.assert_allclose(activations(store, layer, "pooled"), whole[:, :real].mean(1), rtol=1e-5)
