@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -39,19 +39,35 @@ def visible_attention(network: nn.Module) -> Iterator[None]:
         if any(isinstance(getattr(module, "_orig_mod", None), nn.Module) for module in modes):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         for module in modes:
-            if hasattr(module, "set_attn_implementation") and hasattr(module, "config"):
-                stack.enter_context(_seen_implementation(module))
+            if _implementation(module) not in (*_SEEN, None):
+                stack.enter_context(_exchanged_implementation(module, "eager"))
         yield
 
 
 @contextmanager
-def _seen_implementation(model: Any) -> Iterator[None]:
-    before = getattr(model.config, "_attn_implementation", None)
-    if before in _SEEN or before is None:
+def gateable_attention(network: nn.Module) -> Iterator[None]:
+    """While it lasts models of Hugging Face compute attention by torch's function, where every head has a gate, if they can."""
+    with ExitStack() as stack:
+        for module in network.modules():
+            if _implementation(module) not in ("sdpa", None):
+                stack.enter_context(_exchanged_implementation(module, "sdpa"))
         yield
-        return
-    model.set_attn_implementation("eager")
+
+
+def _implementation(module: Any) -> str | None:
+    """How a model of Hugging Face computes attention; None for any other module."""
+    if not hasattr(module, "set_attn_implementation") or not hasattr(module, "config"):
+        return None
+    return getattr(module.config, "_attn_implementation", None)
+
+
+@contextmanager
+def _exchanged_implementation(model: Any, wanted: str) -> Iterator[None]:
+    before = _implementation(model)
+    with suppress(ValueError, ImportError):  # a model that has no such implementation keeps its own
+        model.set_attn_implementation(wanted)
     try:
         yield
     finally:
-        model.set_attn_implementation(before)
+        if _implementation(model) != before:
+            model.set_attn_implementation(before)

@@ -75,12 +75,13 @@ class HeadEffects:
 def compute(context: CheckpointContext, options: HeadImportanceOptions) -> Findings:
     """Rows by layer and head; arrays `<probe>/<layer>/importance` (measure, head) and `<probe>/pruning/<order>` (<order>_order,
     measure, removed)."""
+    from stratascope.tasks.sequence.attention_switches import gateable_attention
     from stratascope.tasks.sequence.sequence_network import SequenceNetwork
 
     findings = Findings()
     kind = LossKind.of(context.subject)
     network = SequenceNetwork.of(context)
-    with network.untouched():
+    with network.untouched(), gateable_attention(network.network):
         for name, probe in context.probes.items():
             try:
                 _measure(network, kind, probe, options, findings)

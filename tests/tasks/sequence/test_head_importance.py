@@ -9,6 +9,7 @@ from stratascope.storage.model_spec import ModelSpec
 from stratascope.storage.probes import Probe
 from stratascope.tasks.models import text_transformer
 from stratascope.tasks.sequence.attention_calls import AttentionSpec, captured_attention
+from stratascope.tasks.sequence.attention_switches import gateable_attention
 from stratascope.tasks.sequence.head_passes import GatedNetwork
 from stratascope.tasks.sequence.head_pruning import bearable_share, order_by, pruning_points, random_orders
 from stratascope.tasks.sequence.sequence_network import SequenceNetwork
@@ -150,3 +151,57 @@ def test_network_without_attention_is_told_so(tmp_path):
     rows = audit.analyse("head_importance")
     assert set(rows["status"]) == {"does_not_apply"}
     assert rows["reason"].str.contains("attention").all()
+
+
+EAGER = """
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+class Answering(torch.nn.Module):
+    def __init__(self, implementation):
+        super().__init__()
+        sizes = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 12, "vocab_size": 7, "tie_word_embeddings": False}
+        self.model = GPT2LMHeadModel(GPT2Config(**sizes, attn_implementation=implementation))
+
+    def forward(self, inputs):
+        return self.model(inputs).logits
+"""
+
+
+def test_heads_of_a_model_of_hugging_face_are_worth_the_same_however_it_attends(tmp_path, monkeypatch):
+    pytest.importorskip("transformers", reason="needs the extra `hf`")
+    (tmp_path / "answering.py").write_text(EAGER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from answering import Answering
+
+    codes, targets = texts(12)
+    torch.manual_seed(0)
+    weights = Answering("sdpa").state_dict()
+    found = {}
+    for implementation in ("sdpa", "eager"):
+        folder = tmp_path / implementation
+        folder.mkdir()
+        audit = LittleAudit(folder, "answering:Answering", {"implementation": implementation}, task="tokens")
+        audit.probe("test", inputs=codes, targets=targets)
+        network = Answering(implementation)
+        network.load_state_dict(weights)
+        audit.checkpoint(0, network)
+        found[implementation] = audit.analyse("head_importance")
+    rows = found["eager"]
+    assert (rows["status"] == "ok").all()
+    assert (rows["metric"] == "head_importance_ablation").sum() == 8
+    assert list(rows["part"]) == list(found["sdpa"]["part"])
+    np.testing.assert_allclose(rows["value"], found["sdpa"]["value"], rtol=1e-4, atol=1e-6)
+
+
+def test_the_attention_of_a_model_of_hugging_face_is_put_back(network):
+    transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 12, "vocab_size": 9}
+    for implementation in ("sdpa", "eager"):
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, attn_implementation=implementation))
+        with pytest.raises(KeyError), gateable_attention(model):
+            assert model.config._attn_implementation == "sdpa"
+            raise KeyError
+        assert model.config._attn_implementation == implementation
+    with gateable_attention(network):
+        assert network.training
