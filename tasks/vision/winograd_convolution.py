@@ -18,19 +18,29 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 LANES = 16
-_TILE, _PLANES = 4, 36
+"""Channels that are computed at once; channels come in multiples of it."""
+TILE = 4
+"""Outputs of a tile along y and x."""
+TAKEN = TILE + 2
+"""Inputs of a tile along y and x: a kernel of 3 reaches one further on both sides."""
+NEAR, FAR = math.sqrt(0.5), math.sqrt(2)
+"""Tiles are taken for polynomials and known by their values at 0, ±NEAR, ±FAR and infinity.
+
+The points 0, ±1 and ±2 of Lavin and Gray give sums with twice the rounding error
+(`tests/tasks/vision/test_winograd_convolution.py`).
+"""
+_PLANES = TAKEN**2
 _CACHE = 1_200_000
 """Bytes of transformed tiles that are worked on at a time: about what a core's own cache holds beside the weights."""
 _LEAST_TILES = 128
 """But so many tiles at least: fewer, and the matrix products wait for the weights."""
 _LEAST_COVERED = 0.5
 """So much of its tiles must an output fill, or the direct convolution is quicker."""
-_NEAR, _FAR = math.sqrt(0.5), math.sqrt(2)
 _FILTER_TRANSFORM = np.array(
-    [[1, 0, 0], [-2 / 3, -2 * _NEAR / 3, -1 / 3], [-2 / 3, 2 * _NEAR / 3, -1 / 3],
-     [1 / 6, _FAR / 6, 1 / 3], [1 / 6, -_FAR / 6, 1 / 3], [0, 0, 1]]
+    [[1, 0, 0], [-2 / 3, -2 * NEAR / 3, -1 / 3], [-2 / 3, 2 * NEAR / 3, -1 / 3],
+     [1 / 6, FAR / 6, 1 / 3], [1 / 6, -FAR / 6, 1 / 3], [0, 0, 1]]
 )  # fmt: skip
-"""G of the paper, for the points 0, ±√½, ±√2 and infinity, as in `winograd_kernels`."""
+"""G of the paper, for these points."""
 
 
 def can_be_transformed(module: nn.Module) -> bool:
@@ -78,7 +88,7 @@ class WinogradConvolution(nn.Module):
         outputs = torch.empty((len(values), len(bias), height, width), memory_format=torch.channels_last)
         into = _channels_last(outputs)
         other = into if added is None else _channels_last(added)
-        down, across = -(-height // _TILE), -(-width // _TILE)
+        down, across = -(-height // TILE), -(-width // TILE)
         strips = len(values) * down
         together = max(
             1, min(strips, max(_LEAST_TILES, _CACHE // (4 * _PLANES * sum(planes.shape[1:]))) // across)
@@ -88,8 +98,8 @@ class WinogradConvolution(nn.Module):
             torch.empty(_PLANES, together * across + 1, size).numpy() for size in planes.shape[1:]
         )
         # torch's memory begins at a multiple of 64 bytes, NumPy's need not: vectors across two lines cost double.
-        rows = torch.empty((_TILE + 2) * (_TILE * across + 2) * planes.shape[1]).numpy()
-        edge = torch.zeros((2 * _TILE**2 + 1) * len(bias)).numpy()
+        rows = torch.empty(TAKEN * (TILE * across + 2) * planes.shape[1]).numpy()
+        edge = torch.zeros((2 * TILE**2 + 1) * len(bias)).numpy()
         for first in range(0, strips, together):
             last = min(first + together, strips)
             tiles = slice(0, (last - first) * across)
@@ -147,7 +157,7 @@ def calls_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 def _is_worthwhile(shape: tuple[int, ...]) -> bool:
     """Whether tiles cover outputs of `shape` (sample, channel, y, x) without too much beside them."""
     height, width = shape[2:]
-    return height * width >= _LEAST_COVERED * _TILE**2 * -(-height // _TILE) * -(-width // _TILE)
+    return height * width >= _LEAST_COVERED * TILE**2 * -(-height // TILE) * -(-width // TILE)
 
 
 def _adds_to(node: fx.Node, convolution: fx.Node) -> bool:

@@ -1,13 +1,12 @@
 """The two compiled loops of Winograd's convolution: picture to transformed tiles, and products of tiles back to a picture.
 
 Both work on float32 arrays laid out (sample, y, x, channel), channels in vectors of `LANES`. The vectors are written out by
-hand: left to itself the compiler takes one number at a time, ten times slower, because it cannot know that the 36 planes that
-a tile goes to don't overlap.
+hand: left to itself the compiler takes one number at a time, because it cannot know that the 36 planes that a tile goes to
+don't overlap.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -16,19 +15,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-LANES = 16
-"""Channels that are computed at once; channels come in multiples of it."""
-TILE = 4
-"""Outputs of a tile along y and x."""
-TAKEN = TILE + 2
-"""Inputs of a tile along y and x: a kernel of 3 reaches one further on both sides."""
-
-NEAR, FAR = math.sqrt(0.5), math.sqrt(2)
-"""Tiles are taken for polynomials and known by their values at 0, ±NEAR, ±FAR and infinity.
-
-The points 0, ±1 and ±2 of Lavin and Gray give sums with twice the rounding error, and the worst of them five times
-(`tests/tasks/vision/test_winograd_convolution.py`).
-"""
+from stratascope.tasks.vision.winograd_convolution import FAR, LANES, NEAR, TAKEN, TILE
 
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _INDEX = types.intp
