@@ -62,13 +62,16 @@ class WinogradConvolution(nn.Module):
     """What `convolution` computes; with `rectified` a ReLU behind it.
 
     Takes float32 (sample, channel, y, x) and what is added to its outputs before the ReLU, if anything; gives the same laid
-    out channels last. Exact sums are within about 3e-6 of the largest output. No gradient comes out of it.
+    out channels last. Exact sums are within about 3e-6 of the largest output. No gradient comes out of it. Raises ValueError
+    for a convolution of another kind, and for tensors of another type or shape: compiled code would not notice.
     """
 
     planes: Tensor
     bias: Tensor
 
     def __init__(self, convolution: nn.Conv2d, rectified: bool = False) -> None:
+        if not can_be_transformed(convolution):
+            raise ValueError(f"{convolution} is not one that can be computed in tiles.")
         super().__init__()
         weight = convolution.weight.detach().double().numpy()
         bias = convolution.bias
@@ -83,13 +86,14 @@ class WinogradConvolution(nn.Module):
     def forward(self, inputs: Tensor, added: Tensor | None = None) -> Tensor:
         from stratascope.tasks.vision.winograd_kernels import finish_strips, transform_strips
 
-        values, planes, bias = _channels_last(inputs), self.planes.numpy(), self.bias.numpy()
-        height, width = (size + 2 * room - 2 for size, room in zip(inputs.shape[2:], self.padding, strict=True))
-        outputs = torch.empty((len(values), len(bias), height, width), memory_format=torch.channels_last)
+        planes, bias = self.planes.numpy(), self.bias.numpy()
+        shape = self._output_shape(inputs, added)
+        samples, _, height, width = shape
+        values, outputs = _channels_last(inputs), torch.empty(shape, memory_format=torch.channels_last)
         into = _channels_last(outputs)
         other = into if added is None else _channels_last(added)
         down, across = -(-height // TILE), -(-width // TILE)
-        strips = len(values) * down
+        strips = samples * down
         together = max(
             1, min(strips, max(_LEAST_TILES, _CACHE // (4 * _PLANES * sum(planes.shape[1:]))) // across)
         )
@@ -107,6 +111,22 @@ class WinogradConvolution(nn.Module):
             np.matmul(transformed[:, tiles], planes, out=products[:, tiles])
             finish_strips(products, first, last, down, bias, self.least, other, added is not None, edge, into)
         return outputs
+
+    def _output_shape(self, inputs: Tensor, added: Tensor | None) -> tuple[int, int, int, int]:
+        if inputs.ndim != 4 or inputs.shape[1] != self.planes.shape[1]:
+            raise ValueError(
+                f"inputs of shape {tuple(inputs.shape)}: (sample, {self.planes.shape[1]}, y, x) is needed."
+            )
+        height, width = (size + 2 * room - 2 for size, room in zip(inputs.shape[2:], self.padding, strict=True))
+        shape = len(inputs), len(self.bias), height, width
+        if min(shape) < 1:
+            raise ValueError(f"inputs of shape {tuple(inputs.shape)} leave nothing to put out.")
+        if added is not None and tuple(added.shape) != shape:
+            raise ValueError(f"{tuple(added.shape)} is to be added; {shape} is needed.")
+        for given in (inputs, added):
+            if given is not None and given.dtype != torch.float32:
+                raise ValueError(f"{given.dtype} is given; float32 is needed.")
+        return shape
 
 
 def _channels_last(values: Tensor) -> np.ndarray:

@@ -78,6 +78,22 @@ def test_what_is_not_a_number_passes_the_relu():
     assert found[1, :, 1:4, 1:4].isnan().all()
 
 
+@torch.no_grad()
+def test_what_compiled_code_would_not_notice_is_refused():
+    convolution = WinogradConvolution(nn.Conv2d(16, 32, 3))
+    fitting = torch.zeros(2, 16, 6, 6)
+    for inputs, added in (
+        (fitting.double(), None), (fitting.half(), None), (torch.zeros(2, 32, 6, 6), None), (torch.zeros(2, 16, 2, 6), None),
+        (fitting[:0], None), (fitting, torch.zeros(2, 32, 6, 6)), (fitting, torch.zeros(2, 32, 4, 4).double()),
+        (fitting, torch.zeros(1, 32, 1, 1)), (torch.zeros(2, 16, 6), None),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"is needed|nothing to put out"):
+            convolution(inputs, added)
+    assert convolution(fitting, torch.zeros(2, 32, 4, 4)).shape == (2, 32, 4, 4)
+    with pytest.raises(ValueError, match="not one that can be computed"):
+        WinogradConvolution(nn.Conv2d(16, 32, 3, stride=2))
+
+
 def minimal_filtering(points: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A', G and B' of F(4, 3) for five points and infinity, from Lagrange's interpolation."""
     whole = np.polynomial.Polynomial.fromroots(points)
