@@ -1,4 +1,4 @@
-"""Memory that is free, given back to the system: between pieces of work, where it costs milliseconds."""
+"""Memory of a worker: what is free goes back to the system between pieces of work, and whether it ran out."""
 
 from __future__ import annotations
 
@@ -37,3 +37,12 @@ def _trim() -> Any:
     with suppress(OSError, AttributeError):
         return ctypes.CDLL(None).malloc_trim
     return None
+
+
+def is_memory_shortage(error: BaseException) -> bool:
+    """Whether `error` says that an array or tensor did not fit into the memory of the device or the processor."""
+    import torch
+
+    # On a processor torch raises a plain RuntimeError that begins with a place in its own code.
+    refused = isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return refused or isinstance(error, torch.OutOfMemoryError | MemoryError)

@@ -28,8 +28,7 @@ from stratascope.tasks.capture.spec import CaptureSpec
 from stratascope.tasks.contexts import CheckpointContext, CohortContext, RejectedFile, SeriesContext, Subject
 from stratascope.tasks.device import device_of
 from stratascope.tasks.limits import Limits, limited
-from stratascope.tasks.memory import returning_memory
-from stratascope.tasks.memory_shortage import is_memory_shortage
+from stratascope.tasks.memory import is_memory_shortage, returning_memory
 
 FACTS_VERSION = 2
 """Of what is remembered of a checkpoint file."""

@@ -116,6 +116,18 @@ def nested(leaves: Mapping[str, Any]) -> Any:
     return tree
 
 
+def with_exchanged(inputs: Any, name: str) -> Any:
+    """`inputs` with those called `name` (sample, token, …) of each sample's neighbour, or turned round where all are alike.
+
+    What changes with that in a network depends on this input.
+    """
+    leaves = leaves_of(inputs)
+    values = np.asarray(leaves[name])
+    other = np.roll(values, 1, 0)
+    leaves[name] = values[:, ::-1].copy() if np.array_equal(other, values) else other
+    return nested(leaves)
+
+
 def take_rows(inputs: Any, rows: np.ndarray) -> dict[str, np.ndarray]:
     """The arrays of `inputs` at the ascending `rows`, by name; a view where all rows are wanted."""
     if isinstance(inputs, LazyRows):

@@ -34,7 +34,7 @@ from stratascope.tasks.capture.reductions import (
 )
 from stratascope.tasks.capture.spec import CaptureSpec
 from stratascope.tasks.intake.load import NetworkTraits
-from stratascope.tasks.memory_shortage import is_memory_shortage
+from stratascope.tasks.memory import is_memory_shortage
 from stratascope.tasks.models.network import as_tensor, call_network, select_output
 
 Receive = Callable[[LayerInfo, Tensor], None]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from stratascope.storage.datasets.dataset import with_exchanged
 from stratascope.storage.model_spec import ModelSpec
 from stratascope.storage.probes import Probe
 from stratascope.tasks.capture.axes import AxisGuesser
@@ -39,9 +40,13 @@ class Observation:
     """Layer → the input whose mask tells which of the layer's tokens are real; missing where none does."""
 
 
-def example_batch(probe: Probe, size: int, dtype: torch.dtype = torch.float32) -> Any:
-    """`size` samples of `probe` as tensors; the first ones are repeated where it has fewer."""
+def example_batch(
+    probe: Probe, size: int, dtype: torch.dtype = torch.float32, exchanged: str | None = None
+) -> Any:
+    """`size` samples of `probe` as tensors, perhaps with one input exchanged; the first are repeated where it has fewer."""
     inputs = probe.inputs_at(slice(0, min(size, len(probe))))
+    if exchanged is not None:
+        inputs = with_exchanged(inputs, exchanged)
 
     def filled(tensor: Tensor) -> Tensor:
         rows = torch.arange(size) % len(tensor)
@@ -79,7 +84,7 @@ def observe(
 
         def exchanged(name: str) -> _Pass:
             other = _Pass(network, AxisGuesser({}))
-            other.run(_with_exchanged(example_batch(probe, sizes[0], dtype), name), spec, folder)
+            other.run(example_batch(probe, sizes[0], dtype, exchanged=name), spec, folder)
             return other
 
         lengths = {name: mask.shape[1] for name, mask in probe.masks.items()}
@@ -117,15 +122,6 @@ def _token_inputs(
         for key, names in fitting.items()
         if names
     }
-
-
-def _with_exchanged(batch: Any, name: str) -> Any:
-    """`batch` with input `name` (`outer/inner`) of each sample's neighbour, or turned round where all have the same."""
-    first, _, rest = name.partition("/")
-    if isinstance(batch, dict):
-        return batch | {first: _with_exchanged(batch[first], rest)}
-    other = batch.roll(1, 0)
-    return batch.flip(1) if torch.equal(other, batch) else other
 
 
 @dataclass

@@ -14,7 +14,7 @@ from stratascope.errors import CaptureError, ConfigurationError, StratascopeErro
 from stratascope.storage.factories import load_object
 from stratascope.storage.model_spec import ModelSpec
 from stratascope.tasks.device import moved
-from stratascope.tasks.memory_shortage import is_memory_shortage
+from stratascope.tasks.memory import is_memory_shortage
 
 _PART = re.compile(r"\[(-?\d+)\]|\.?([^.\[\]]+)")
 

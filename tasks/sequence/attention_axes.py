@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from stratascope.errors import DoesNotApply
-from stratascope.storage.datasets.dataset import leaves_of, nested
+from stratascope.storage.datasets.dataset import leaves_of, with_exchanged
 from stratascope.tasks.sequence.sequence_samples import SequenceSamples, token_count
 
 if TYPE_CHECKING:
@@ -76,7 +74,9 @@ def spec_with_axes(network: SequenceNetwork, samples: SequenceSamples, spec: Att
     base = _calls(network, few, spec)
     changed: dict[str, list[str]] = {call.layer: [] for call in base}
     for name in lengths:
-        for call, other in zip(base, _calls(network, _exchanged(few, name), spec), strict=False):
+        for call, other in zip(
+            base, _calls(network, replace(few, inputs=with_exchanged(few.inputs, name)), spec), strict=False
+        ):
             same = call.layer == other.layer and call.weights.shape == other.weights.shape
             if not same or float((call.weights - other.weights).abs().max()) > _CHANGED:
                 changed[call.layer].append(name)
@@ -127,12 +127,3 @@ def _calls(network: SequenceNetwork, samples: GivenSamples, spec: AttentionSpec)
     with torch.no_grad(), captured_attention(network, spec) as recorder:
         network.run(samples)
     return recorder.take()
-
-
-def _exchanged(samples: GivenSamples, name: str) -> GivenSamples:
-    """`samples` with input `name` of their neighbours, or turned round where all have the same."""
-    leaves: dict[str, Any] = dict(leaves_of(samples.inputs))
-    values = np.asarray(leaves[name])
-    other = np.roll(values, 1, 0)
-    leaves[name] = values[:, ::-1].copy() if np.array_equal(other, values) else other
-    return replace(samples, inputs=nested(leaves))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from stratascope.errors import DoesNotApply
-from stratascope.storage.datasets.dataset import leaves_of, nested
+from stratascope.storage.datasets.dataset import leaves_of, with_exchanged
 from stratascope.storage.probes import Probe
-from stratascope.tasks.given_samples import GivenSamples, given_samples
+from stratascope.tasks.given_samples import given_samples
 from stratascope.tasks.sequence.recurrent_capture import (
     RecurrentTrace,
     StateRecorder,
@@ -237,7 +236,7 @@ def _input_read(
     if len(fitting) < 2 or len(part) < 2:
         return fitting[-1] if fitting else None
     for name in fitting[::-1]:
-        network.run(_exchanged(part.given, name))
+        network.run(replace(part.given, inputs=with_exchanged(part.given.inputs, name)))
         other = next((item for item in recorder.take(len(part)) if item.layer == trace.layer), None)
         if (
             other is None
@@ -251,10 +250,3 @@ def _input_read(
 def _moved(before: Tensor, after: Tensor) -> bool:
     """Whether two passes differ by more than rounding."""
     return float((after - before).abs().max()) > 1e-3 * float(before.abs().max())
-
-
-def _exchanged(given: GivenSamples, name: str) -> GivenSamples:
-    """`given` with each sample's input `name` taken from the next one."""
-    values: dict[str, Any] = dict(leaves_of(given.inputs))
-    values[name] = np.roll(values[name], 1, axis=0)
-    return replace(given, inputs=nested(values))

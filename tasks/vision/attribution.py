@@ -18,7 +18,7 @@ from stratascope.storage.names import encode_path_part
 from stratascope.storage.probes import Probe
 from stratascope.tasks.analysis import Analysis, Findings, Metric, NamedArray, register
 from stratascope.tasks.contexts import CheckpointContext
-from stratascope.tasks.memory_shortage import is_memory_shortage
+from stratascope.tasks.memory import is_memory_shortage
 from stratascope.tasks.vision.attribution_drawing import draw
 from stratascope.tasks.vision.attribution_methods import Attributed, AttributionMethod, Explained, method_named
 from stratascope.tasks.vision.baselines import BASELINES, Baseline, baseline_of

@@ -14,7 +14,7 @@ from stratascope.storage.ledger import Row
 from stratascope.storage.probes import Probe
 from stratascope.tasks.analysis import Analysis, Findings, Metric, NamedArray, register
 from stratascope.tasks.contexts import CheckpointContext
-from stratascope.tasks.memory_shortage import is_memory_shortage
+from stratascope.tasks.memory import is_memory_shortage
 from stratascope.tasks.vision.attribution_methods import Explained, known_methods
 from stratascope.tasks.vision.attribution_trust_drawing import draw
 from stratascope.tasks.vision.baselines import Baseline, baseline_of

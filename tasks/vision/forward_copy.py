@@ -22,11 +22,12 @@ from stratascope.tasks.vision.image_network import ImageNetwork
 from stratascope.tasks.vision.winograd_convolution import (
     WinogradConvolution,
     calls_relu,
-    with_winograd_convolutions,
+    exchange_convolutions,
+    transformable_multiplications,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 _TRACING = threading.Lock()
 _TOLERANCE = 1e-5
@@ -68,33 +69,28 @@ def forward_copy(network: ImageNetwork, inputs: Tensor, evaluations: int) -> Ima
 def _forms(network: ImageNetwork, given: Tensor, evaluations: int) -> Iterator[fx.GraphModule]:
     """Copies, the quickest first; none where the network cannot be traced."""
 
-    def transformed() -> fx.GraphModule | None:
+    def folded(layout: torch.memory_format | None, many: bool) -> fx.GraphModule:
         made = _folded(network.network)
-        ShapeProp(made).propagate(given.clone())  # type: ignore[no-untyped-call]
-        saved = with_winograd_convolutions(made) / len(given) * evaluations
-        return _laid_out(made, torch.channels_last) if saved >= _WORTH_TRANSFORMING else None
+        if many:
+            ShapeProp(made).propagate(given.clone())  # type: ignore[no-untyped-call]
+            if transformable_multiplications(made) / len(given) * evaluations >= _WORTH_TRANSFORMING:
+                exchange_convolutions(made)
+        _write_over(made)
+        if layout is not None:
+            made.to(memory_format=layout)  # type: ignore[call-overload]
+        return made
 
-    forms: list[Callable[[], fx.GraphModule | None]] = [lambda: _laid_out(_folded(network.network), None)]
+    forms: list[tuple[torch.memory_format | None, bool]] = [(None, False)]
     if network.device.type == "cpu":
-        forms.insert(0, lambda: _laid_out(_folded(network.network), torch.channels_last))
         # On several threads torch's own convolutions share their work better.
-        if torch.get_num_threads() == 1:
-            forms.insert(0, transformed)
-    for form in forms:
+        alone = torch.get_num_threads() == 1
+        forms = [(torch.channels_last, many) for many in (True, False) if alone or not many] + forms
+    for layout, many in forms:
         try:
-            made = form()
+            yield folded(layout, many)
         except Exception:
             # The network's own code runs while it is traced, and may raise anything: then there is no such copy.
             continue
-        if made is not None:
-            yield made
-
-
-def _laid_out(made: fx.GraphModule, layout: torch.memory_format | None) -> fx.GraphModule:
-    _write_over(made)
-    if layout is not None:
-        made.to(memory_format=layout)  # type: ignore[call-overload]
-    return made
 
 
 def _folded(network: nn.Module) -> fx.GraphModule:

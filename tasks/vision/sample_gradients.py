@@ -16,7 +16,7 @@ import numpy as np
 
 from stratascope.errors import AnalysisError, DoesNotApply, StratascopeError
 from stratascope.tasks.given_samples import GivenSamples
-from stratascope.tasks.memory_shortage import is_memory_shortage
+from stratascope.tasks.memory import is_memory_shortage
 from stratascope.tasks.representation.losses import IGNORED, Rows, counted_rows, losses_of
 
 if TYPE_CHECKING:

@@ -134,21 +134,13 @@ def _channels_last(values: Tensor) -> np.ndarray:
     return values.detach().permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def with_winograd_convolutions(traced: fx.GraphModule) -> int:
+def exchange_convolutions(traced: fx.GraphModule) -> None:
     """Exchanges convolutions of `traced` for Winograd's, each with the sum and the ReLU that read it and nothing else does.
 
-    The modules must each be called once, and the nodes know their shapes (`torch.fx.passes.shape_prop`). Returns how many
-    multiplications of the exchanged convolutions there were, for the samples that the shapes are of.
+    The modules must each be called once, and the nodes know their shapes (`torch.fx.passes.shape_prop`).
     """
-    modules, multiplications = dict(traced.named_modules()), 0
-    for node in list(traced.graph.nodes):
-        if (
-            node.op != "call_module"
-            or not can_be_transformed(modules[node.target])
-            or not _is_worthwhile(_shape(node))
-        ):
-            continue
-        multiplications += math.prod(_shape(node)) * modules[node.target].weight[0].numel()
+    modules = dict(traced.named_modules())
+    for node in _transformable(traced, modules):
         last, operands, rectified = node, node.args[:1], False
         reader = _only_reader(last)
         if reader is not None and _adds_to(reader, node):
@@ -156,14 +148,30 @@ def with_winograd_convolutions(traced: fx.GraphModule) -> int:
             reader = _only_reader(last)
         if reader is not None and calls_relu(reader, modules):
             last, rectified = reader, True
-        name = f"{node.target.replace('.', '_')}_winograd"
+        name = f"{str(node.target).replace('.', '_')}_winograd"
         traced.add_submodule(name, WinogradConvolution(modules[node.target], rectified))
         with traced.graph.inserting_before(last):
             last.replace_all_uses_with(traced.graph.call_module(name, operands))
         traced.graph.eliminate_dead_code()
     traced.delete_all_unused_submodules()
     traced.recompile()
-    return multiplications
+
+
+def transformable_multiplications(traced: fx.GraphModule) -> int:
+    """How many multiplications the convolutions have that can be exchanged, for the samples that the nodes' shapes are of."""
+    modules: dict[Any, Any] = dict(traced.named_modules())
+    return sum(
+        math.prod(_shape(node)) * modules[node.target].weight[0].numel()
+        for node in _transformable(traced, modules)
+    )
+
+
+def _transformable(traced: fx.GraphModule, modules: dict[Any, Any]) -> list[fx.Node]:
+    return [
+        node
+        for node in traced.graph.nodes
+        if node.op == "call_module" and can_be_transformed(modules[node.target]) and _is_worthwhile(_shape(node))
+    ]
 
 
 def calls_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:

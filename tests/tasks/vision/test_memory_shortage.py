@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stratascope.tasks.memory_shortage import is_memory_shortage
+from stratascope.tasks.memory import is_memory_shortage
 from stratascope.tasks.models import convnet
 from tests.tasks.conftest import LittleAudit
 from tests.tasks.vision.conftest import CLASSES, bars

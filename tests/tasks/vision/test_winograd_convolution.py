@@ -12,7 +12,8 @@ from torch.nn import functional
 from stratascope.tasks.vision.winograd_convolution import (
     WinogradConvolution,
     can_be_transformed,
-    with_winograd_convolutions,
+    exchange_convolutions,
+    transformable_multiplications,
 )
 
 
@@ -186,8 +187,9 @@ def test_sums_and_relus_are_taken_in_where_nothing_else_reads_what_is_before_the
     expected = network(inputs.clone())
     traced = fx.symbolic_trace(network)
     ShapeProp(traced).propagate(inputs)
-    multiplications = with_winograd_convolutions(traced)
-    assert multiplications == 2 * 3 * 16 * 64 * 16 * 9
+    assert transformable_multiplications(traced) == 2 * 3 * 16 * 64 * 16 * 9
+    exchange_convolutions(traced)
+    assert transformable_multiplications(traced) == 0
     assert sum(isinstance(module, WinogradConvolution) for module in traced.modules()) == 2
     assert not any(isinstance(module, nn.Conv2d) for module in traced.modules())
     counted = {"add", "relu", "sub"}
@@ -201,5 +203,5 @@ def test_outputs_that_fill_little_of_their_tiles_stay_direct():
     for size, exchanged in ((5, 0), (6, 1), (7, 1), (2, 0), (8, 1)):
         traced = fx.symbolic_trace(nn.Sequential(nn.Conv2d(16, 16, 3, padding=1)))
         ShapeProp(traced).propagate(torch.zeros(1, 16, size, size))
-        with_winograd_convolutions(traced)
+        exchange_convolutions(traced)
         assert sum(isinstance(module, WinogradConvolution) for module in traced.modules()) == exchanged, size
